@@ -1,0 +1,44 @@
+# python3 and make are all that a fresh machine needs: every target makes the environment first.
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard genprior/* operators/* priors/* solvers/* pretrained/* pretrained/recipes/*)
+SHELL := /bin/bash
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/genprior demo --out demo --force
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest tests --doctest-modules -n 2
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/truth.py
+
+# torch and torchvision must come from one index in one command, as the requirements of genprior.
+$(VENV)/dependencies: pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q .
+	touch $@
+
+$(VENV)/dependencies-dev: $(VENV)/dependencies
+	$(BIN)/pip install -q ".[dev]"
+	touch $@
+
+# A plain install, the one that a type checker can see; repeated when a source file changes.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf build
+	$(BIN)/pip install -q --no-deps --force-reinstall .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/dependencies-dev $(VENV)/installed
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo

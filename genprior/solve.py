@@ -1,0 +1,69 @@
+"""The one entry point: the solver that fits the prior."""
+
+from __future__ import annotations
+
+from genprior.operators import GaussianNoise, LinearOperator, Problem
+from genprior.operators.random import Generators
+from genprior.priors.base import ExactPrior, Prior
+from genprior.solvers import ExactPosterior, Result, Solver
+
+
+def default_solver(problem: Problem, prior: Prior) -> Solver:
+    """Choose a sampler: exact where there is one, never a point estimate.
+
+    Raises:
+        TypeError: No sampler serves this pair.
+    """
+    exact = isinstance(problem.operator, LinearOperator) and isinstance(
+        problem.noise, GaussianNoise
+    )
+    if isinstance(prior, ExactPrior) and exact:
+        return ExactPosterior()
+    raise TypeError(
+        f"no sampler serves {type(prior).__name__} with {type(problem.operator).__name__} and "
+        f"{type(problem.noise).__name__}"
+    )
+
+
+def solve(
+    problem: Problem,
+    prior: Prior,
+    *,
+    solver: Solver | None = None,
+    num_samples: int = 4,
+    generator: Generators = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Result:
+    """Draw samples of x given y.
+
+    Args:
+        problem: Measurements y (B, ...), the operator that made them, the noise.
+        prior: What x looks like.
+        solver: None picks it: the exact posterior where there is one (linear operator, Gaussian
+            noise).
+        num_samples: Samples for each image, S.
+        generator: None, one generator or one for each image.
+        batch_size: Most rows (image-sample pairs) in flight.
+        progress: Show a bar.
+    Returns:
+        A Result: samples (B, S, C, H, W), mean, std, cost.
+    Raises:
+        TypeError: Solver, prior, operator and noise do not go together.
+        ValueError: Sizes, devices or counts do not fit.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"solve takes a Problem first, not {type(problem).__name__}")
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            f"solve takes a Prior second, not {type(prior).__name__}; genprior.load gives one"
+        )
+    solver = solver or default_solver(problem, prior)
+    return solver(
+        problem,
+        prior,
+        num_samples=num_samples,
+        generator=generator,
+        batch_size=batch_size,
+        progress=progress,
+    )

@@ -1,0 +1,97 @@
+"""Random draws that never touch the global generator and do not depend on batching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Union
+
+import torch
+from torch import Tensor
+
+Generators = Union[torch.Generator, Sequence[torch.Generator], None]  # noqa: UP007 (3.10)
+"""None (fresh entropy), one generator for the whole batch, or one for each image."""
+
+
+def _fresh() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+def check_generators(generator: Generators, count: int) -> None:
+    """Raise unless `generator` is None, one generator or a sequence of `count` of them."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if not isinstance(generator, Sequence) or not all(
+        isinstance(g, torch.Generator) for g in generator
+    ):
+        raise TypeError(
+            "generator must be None, a torch.Generator or a sequence of them, "
+            f"not {type(generator).__name__}"
+        )
+    if len(generator) != count:
+        raise ValueError(f"{len(generator)} generators came for {count} images: pass one each")
+
+
+def spawn(generator: Generators, count: int, *, per: int = 1) -> list[torch.Generator]:
+    """Seed `count * per` independent generators, image-major.
+
+    Every row of a solver gets its own, so results do not depend on how rows are grouped into
+    chunks. A sequence of `count` generators seeds `per` children each.
+    """
+    check_generators(generator, count)
+    if generator is None or isinstance(generator, torch.Generator):
+        parents: Sequence[torch.Generator] = [generator or _fresh()] * count
+    else:
+        parents = generator
+    children = []
+    for parent in parents:
+        seeds = torch.randint(2**63 - 1, (per,), generator=parent, device=parent.device)
+        children += [torch.Generator(parent.device).manual_seed(s) for s in seeds.tolist()]
+    return children
+
+
+def _draw(
+    function: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: Generators,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    check_generators(generator, shape[0])
+    if generator is None or isinstance(generator, torch.Generator):
+        one = generator or _fresh()
+        drawn = function(tuple(shape), generator=one, dtype=dtype, device=one.device)
+    elif len(generator) == 0:
+        drawn = torch.empty(tuple(shape), dtype=dtype)
+    else:
+        rest = tuple(shape[1:])
+        drawn = torch.stack(
+            [function(rest, generator=g, dtype=dtype, device=g.device) for g in generator]
+        )
+    return drawn.to(device)
+
+
+def normal(
+    shape: Sequence[int],
+    generator: Generators,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw standard normal noise of shape (B, ...), row i from generator i where there are B.
+
+    Noise is drawn on the generator's device, then moved to `device`.
+    """
+    return _draw(torch.randn, shape, generator, dtype, device)
+
+
+def uniform(
+    shape: Sequence[int],
+    generator: Generators,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw numbers uniform on [0, 1) of shape (B, ...), as `normal` does."""
+    return _draw(torch.rand, shape, generator, dtype, device)

@@ -1,0 +1,58 @@
+"""From a name or a path to a prior."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genprior.priors import Prior
+from genprior.priors.files import read_header, read_prior
+
+_FOLDER = Path(__file__).parent
+
+
+def available() -> list[str]:
+    """Name the priors whose weights are installed, DATA-FAMILY."""
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = _FOLDER / f"{name_or_path}.safetensors"
+    if path.name == str(name_or_path) and shipped.is_file():
+        return shipped
+    if path.suffix or len(path.parts) > 1:
+        raise ValueError(f"{name_or_path}: no such weights file")
+    near = difflib.get_close_matches(str(name_or_path), available(), n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(available())}."
+    raise ValueError(f"unknown prior {str(name_or_path)!r}. {hint}")
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Prior:
+    """Load a prior, ready for use (evaluation mode, no gradients to its weights).
+
+    Args:
+        name_or_path: A shipped prior's name (`available()` lists them) or a weights file.
+        device: Where to put it; the CPU if None.
+        dtype: Floating-point type of the weights; float32 if None.
+    Raises:
+        ValueError: Unknown name (the nearest are offered), no such file, or a file that is
+            truncated, altered or of another format.
+    """
+    prior = read_prior(_find(name_or_path)).to(device=device, dtype=dtype)
+    return prior.eval().requires_grad_(False)
+
+
+def card(name_or_path: str | Path) -> dict[str, Any]:
+    """Read what a weights file says of itself: family, config, data, licence, figures."""
+    return read_header(_find(name_or_path))

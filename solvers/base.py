@@ -1,0 +1,360 @@
+"""What every solver shares: checks at the boundary, chunking, counting, one Result."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators import GaussianNoise, LinearOperator, Problem
+from genprior.operators.random import Generators, spawn
+from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
+from genprior.solvers.result import Result
+
+T = TypeVar("T")
+
+ROW_VALUES = 2**21
+"""Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
+
+
+class _CountVJP(torch.autograd.Function):
+    """Identity whose backward pass counts one vector-Jacobian product for each row."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, counter: Counted) -> Tensor:
+        ctx.counter = counter
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.counter.vjps += gradient.shape[0]
+        return gradient, None
+
+
+class Counted:
+    """A prior whose network evaluations are counted, in rows. Other attributes pass through."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.forwards = 0
+        self.vjps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.prior, name)
+
+    def _count(self, output: Tensor) -> Tensor:
+        self.forwards += output.shape[0]
+        return _CountVJP.apply(output, self) if output.requires_grad else output  # type: ignore
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self._count(self.prior.denoise(x, sigma))  # type: ignore[operator]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self._count(self.prior.decode(z))  # type: ignore[operator]
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self._count(self.prior.encode(x))  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images that a solver works on at once.
+
+    Attributes:
+        problem: b measurements.
+        samples: Samples asked of each, S.
+        image_shape: (C, H, W), resolved.
+        image_generators: b generators, for what an image's samples share.
+        generators: b * S generators, image-major, one for each row.
+    """
+
+    problem: Problem
+    samples: int
+    image_shape: tuple[int, int, int]
+    image_generators: list[torch.Generator]
+    generators: list[torch.Generator]
+    progress: bool = False
+
+    @cached_property
+    def rows(self) -> Problem:
+        """The problem with every measurement repeated S times, image-major."""
+        y = self.problem.y
+        index = torch.arange(y.shape[0], device=y.device)
+        return self.problem.take(index.repeat_interleave(self.samples))
+
+    def track(self, steps: Iterable[T], label: str) -> Iterator[T]:
+        """Iterate with a progress bar where one was asked for."""
+        from tqdm import tqdm
+
+        yield from tqdm(steps, desc=label, leave=False, disable=not self.progress)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found for one chunk of b images, S samples each.
+
+    Attributes:
+        samples: (b, S, C, H, W).
+        converged: (b,) bool.
+        mean, std: (b, C, H, W) where known exactly.
+        latents: (b, S, *latent_shape).
+        trace: Named (steps, b) tensors.
+    """
+
+    samples: Tensor
+    converged: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    latents: Tensor | None = None
+    trace: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """Draws from p(x | y), or maximises it. Fields are hyperparameters; data goes to the call.
+
+    Attributes:
+        needs: The capability asked of the prior.
+        linear: Whether the operator must be linear.
+        gaussian: Whether the noise must be Gaussian.
+        point_estimate: Whether it gives a mode or mean, not samples.
+        joint: Whether an image's samples are drawn together, so that no chunk may split them.
+    """
+
+    needs: ClassVar[type[Prior]]
+    linear: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
+    point_estimate: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    registry: ClassVar[dict[str, type[Solver]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            Solver.registry[cls.__name__] = cls
+
+    def __call__(
+        self,
+        problem: Problem,
+        prior: Prior,
+        *,
+        num_samples: int = 1,
+        generator: Generators = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Solve B problems at once.
+
+        Args:
+            problem: Measurements, operator and noise.
+            prior: Must have the capability `needs`.
+            num_samples: Samples for each image, S.
+            generator: None, one generator, or one for each image: image i's samples then depend
+                on generator i alone, not on batch or chunk.
+            batch_size: Most rows (image-sample pairs) in flight; images are split first.
+            progress: Show a bar.
+        Raises:
+            TypeError: The prior, operator or noise is of a kind that the solver does not serve.
+            ValueError: Sizes, devices or counts do not fit.
+            MemoryError: A chunk did not fit; says which batch_size to try.
+        """
+        shape = self._check(problem, prior, num_samples, batch_size)
+        start = time.perf_counter()
+        counted = Counted(prior)
+        count = problem.y.shape[0]
+        images = spawn(generator, count)
+        rows = spawn(images, count, per=num_samples)
+        parts = []
+        for b0, b1, s0, s1 in self._chunks(count, num_samples, shape, batch_size):
+            chunk = Chunk(
+                problem=problem.take(torch.arange(b0, b1, device=problem.y.device)),
+                samples=s1 - s0,
+                image_shape=shape,
+                image_generators=images[b0:b1],
+                generators=[rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)],
+                progress=progress,
+            )
+            parts.append((b0, self._solve_safely(chunk, counted)))
+        whole = _join(parts)
+        std = whole.std
+        if std is None and num_samples > 1:
+            std = whole.samples.std(1)
+        return Result(
+            samples=whole.samples,
+            mean=whole.samples.mean(1) if whole.mean is None else whole.mean,
+            std=std,
+            point_estimate=self.point_estimate,
+            converged=whole.converged,
+            forwards=counted.forwards / max(1, count * num_samples),
+            vjps=counted.vjps / max(1, count * num_samples),
+            seconds=time.perf_counter() - start,
+            latents=whole.latents,
+            trace=whole.trace,
+            solver=repr(self),
+        )
+
+    @abstractmethod
+    def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
+        """Solve one chunk. Called without gradients; enable them where they are needed."""
+
+    def _rows_per_image(self, num_samples: int) -> int:
+        """Rows in flight for each image."""
+        return num_samples
+
+    def _solve_safely(self, chunk: Chunk, prior: Counted) -> Solution:
+        try:
+            with torch.no_grad():
+                return self._solve(chunk, prior)
+        except RuntimeError as error:
+            short = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+            if not short:
+                raise
+            rows = chunk.problem.y.shape[0] * self._rows_per_image(chunk.samples)
+            advice = f"try batch_size={rows // 2}" if rows > 1 else "even one row does not fit"
+            raise MemoryError(
+                f"{type(self).__name__} ran out of memory with {rows} rows in flight: {advice}"
+            ) from error
+
+    def _chunks(
+        self, count: int, samples: int, shape: tuple[int, int, int], batch_size: int | None
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """Cut (images, samples) into blocks of at most `batch_size` rows, images first."""
+        channels, height, width = shape
+        limit = batch_size or max(1, ROW_VALUES // (channels * height * width))
+        per_image = self._rows_per_image(samples)
+        images = max(1, limit // per_image)
+        split = samples if self.joint else min(samples, max(1, limit * samples // per_image))
+        for b in range(0, count, images):
+            for s in range(0, samples, split):
+                yield b, min(b + images, count), s, min(s + split, samples)
+
+    def _check(
+        self, problem: Problem, prior: Prior, num_samples: int, batch_size: int | None
+    ) -> tuple[int, int, int]:
+        name = type(self).__name__
+        if not isinstance(problem, Problem):
+            raise TypeError(f"{name} takes a Problem first, not {type(problem).__name__}")
+        check_capability(type(self), prior)
+        if self.linear and not isinstance(problem.operator, LinearOperator):
+            raise TypeError(
+                f"{name} needs a linear operator; {type(problem.operator).__name__} is not. "
+                f"Nonlinear ones are served by {_names('linear', prior)}."
+            )
+        if self.gaussian and not isinstance(problem.noise, GaussianNoise):
+            raise TypeError(
+                f"{name} needs Gaussian noise, not {type(problem.noise).__name__}. "
+                f"Other noise is served by {_names('gaussian', prior)}."
+            )
+        if num_samples < 1 or (batch_size is not None and batch_size < 1):
+            raise ValueError(
+                f"num_samples and batch_size must be at least 1, not {num_samples}, {batch_size}"
+            )
+        if self.point_estimate and num_samples > 1:
+            raise ValueError(
+                f"{name} gives one point estimate, not {num_samples} samples; for samples take "
+                f"{_names('point_estimate', prior)}"
+            )
+        tensor = next((t for t in (*prior.parameters(), *prior.buffers())), None)
+        if tensor is not None and tensor.device != problem.y.device:
+            raise ValueError(
+                f"the prior is on {tensor.device}, y on {problem.y.device}: move one of them"
+            )
+        return image_shape(problem, prior)
+
+
+def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
+    """Resolve (C, H, W) in the order operator, prior, y.
+
+    Raises:
+        ValueError: Operator and prior disagree on a size.
+    """
+    known = (problem.operator.image_shape, prior.image_shape)
+    for ours, theirs in zip(*known, strict=True):
+        if None not in (ours, theirs) and ours != theirs:
+            raise ValueError(
+                f"the operator is for images {known[0]}, {type(prior).__name__} for {known[1]} "
+                "(channels, height, width; None is any): fit the photo or take another prior"
+            )
+    shape = tuple(a if a is not None else b for a, b in zip(*known, strict=True))
+    if None in shape:
+        shape = tuple(a if a is not None else b for a, b in zip(shape, problem.image_shape))
+    for ours, theirs in zip(prior.image_shape, shape, strict=True):
+        if ours is not None and ours != theirs:
+            raise ValueError(f"y is of images {shape}, {type(prior).__name__} for {known[1]}")
+    return shape  # type: ignore[return-value]
+
+
+def check_capability(solver: type[Solver], prior: Prior) -> None:
+    """Raise a TypeError that names the solvers that do serve `prior`, unless this one does."""
+    if isinstance(prior, solver.needs):
+        return
+    if not isinstance(prior, Prior):
+        raise TypeError(f"{solver.__name__} takes a Prior second, not {type(prior).__name__}")
+    kinds = {LatentPrior: "latent", DenoisingPrior: "denoising", ExactPrior: "exact"}
+    has = [word for kind, word in kinds.items() if isinstance(prior, kind)]
+    what = f"{has[0]}-only" if len(has) == 1 else " and ".join(has) or "for sampling only"
+    others = available(prior)
+    advice = f"Try {others[0]}." if others else "No solver serves it."
+    raise TypeError(
+        f"{solver.__name__} needs {_article(solver.needs)}; {type(prior).__name__} is {what}. "
+        f"{advice}"
+    )
+
+
+def available(prior: Prior) -> list[str]:
+    """Name the solvers that serve `prior`, the recommended first."""
+    return [name for name, solver in Solver.registry.items() if isinstance(prior, solver.needs)]
+
+
+def _article(kind: type[Prior]) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+
+
+def _names(flag: str, prior: Prior) -> str:
+    """The solvers for `prior` in which `flag` is False."""
+    names = [n for n in available(prior) if not getattr(Solver.registry[n], flag)]
+    return ", ".join(names) or "none for this prior"
+
+
+def _join(parts: list[tuple[int, Solution]]) -> Solution:
+    """Put chunks together: those of the same images along S, then along B."""
+    by_images: dict[int, list[Solution]] = {}
+    for first, part in parts:
+        by_images.setdefault(first, []).append(part)
+    steps = {k: max(p.trace[k].shape[0] for _, p in parts) for k in parts[0][1].trace}
+
+    def padded(value: Tensor, length: int) -> Tensor:
+        return torch.cat([value, value.new_full((length - len(value), value.shape[1]), torch.nan)])
+
+    def over_samples(group: list[Solution], name: str) -> Tensor | None:
+        values = [getattr(p, name) for p in group]
+        return None if values[0] is None else torch.cat(values, 1)
+
+    groups = list(by_images.values())
+
+    def whole(values: list[Tensor | None], dim: int = 0) -> Tensor | None:
+        found = [v for v in values if v is not None]
+        return torch.cat(found, dim) if found else None
+
+    samples = whole([over_samples(g, "samples") for g in groups])
+    converged = whole([torch.stack([p.converged for p in g]).all(0) for g in groups])
+    assert samples is not None and converged is not None
+    return Solution(
+        samples=samples,
+        converged=converged,
+        mean=whole([g[0].mean for g in groups]),
+        std=whole([g[0].std for g in groups]),
+        latents=whole([over_samples(g, "latents") for g in groups]),
+        trace={
+            k: torch.cat(
+                [torch.stack([padded(p.trace[k], n) for p in g]).mean(0) for g in groups], 1
+            )
+            for k, n in steps.items()
+        },
+    )

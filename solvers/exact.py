@@ -1,0 +1,37 @@
+"""Conditioning in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from genprior.priors.base import ExactPrior, Prior
+from genprior.solvers.base import Chunk, Counted, Solution, Solver
+
+
+@dataclass(frozen=True)
+class ExactPosterior(Solver):
+    """Draw independent exact samples from p(x | y); mean and standard deviation are exact.
+
+    For priors whose posterior is known in closed form, linear operators and Gaussian noise.
+
+    Source: conditional Gaussians (Rasmussen, Williams 2006, appendix A.2) and mixtures of them;
+        for stationary textures kriging (Galerne, Leclaire 2017).
+    """
+
+    needs: ClassVar[type[Prior]] = ExactPrior
+    linear: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
+    joint: ClassVar[bool] = True
+
+    def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
+        posterior = prior.posterior(chunk.problem)
+        count = chunk.problem.y.shape[0]
+        return Solution(
+            samples=posterior.sample(chunk.samples, generator=chunk.image_generators),
+            converged=torch.ones(count, dtype=torch.bool, device=chunk.problem.y.device),
+            mean=posterior.mean,
+            std=posterior.std,
+        )

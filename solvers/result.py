@@ -1,0 +1,82 @@
+"""What a solver returns."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+_TENSORS = ("samples", "mean", "std", "latents", "converged")
+_NUMBERS = ("point_estimate", "forwards", "vjps", "seconds", "solver")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Samples from p(x | y) for B images, or a point estimate, and what they cost.
+
+    Attributes:
+        samples: (B, S, C, H, W).
+        mean: (B, C, H, W): exact where known, else the samples' mean.
+        std: (B, C, H, W): exact where known, else the samples' standard deviation (divisor
+            S - 1); None where a single sample leaves it unknown.
+        point_estimate: True for a MAP: S = 1, and `std` is None.
+        latents: (B, S, *latent_shape), where the solver worked on latents.
+        trace: Named tensors (steps, B): how the solver went, averaged over an image's samples.
+        converged: (B,) bool. False also where a network returned NaN.
+        forwards: Network evaluations per sample, counted.
+        vjps: Vector-Jacobian products of the network per sample, counted.
+        seconds: Wall time of the whole call.
+        solver: The solver and its settings, in words.
+    """
+
+    samples: Tensor
+    mean: Tensor
+    std: Tensor | None
+    point_estimate: bool
+    converged: Tensor
+    forwards: float
+    vjps: float
+    seconds: float
+    latents: Tensor | None = None
+    trace: dict[str, Tensor] = field(default_factory=dict)
+    solver: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file, replacing it atomically."""
+        path = Path(path)
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {f"trace.{name}": value for name, value in self.trace.items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v is not None}
+        header = {"format": "genprior-result-1"}
+        header["result"] = json.dumps({name: getattr(self, name) for name in _NUMBERS})
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata=header)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Result:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The file is truncated or holds something else.
+        """
+        try:
+            with safetensors.safe_open(str(path), framework="pt", device=str(device)) as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        if header.get("format") != "genprior-result-1":
+            raise ValueError(
+                f"{path} holds {header.get('format', 'no format')!r}, not a genprior result; "
+                "weights are read by genprior.load"
+            )
+        trace = {k.removeprefix("trace."): v for k, v in tensors.items() if k.startswith("trace.")}
+        known = {name: tensors.get(name) for name in _TENSORS}
+        return cls(**known, **json.loads(header["result"]), trace=trace)

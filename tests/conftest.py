@@ -1,0 +1,25 @@
+"""Shared fixtures: every device that is present, and the guard of the global generator."""
+
+import pytest
+import torch
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def pytest_report_header(config):
+    where = "CPU and CUDA" if len(DEVICES) > 1 else "CPU only (no CUDA device is present)"
+    return f"genprior: tests run on {where}"
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Each device that is present."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def global_generator_untouched():
+    """No library code may read or set torch's global generator."""
+    before = torch.random.get_rng_state()
+    yield
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator moved"
