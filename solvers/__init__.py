@@ -1,7 +1,7 @@
 """Solvers: what inverts the degradation. `available(prior)` lists those that serve a prior."""
 
-from genprior.solvers.base import Solver, available
+from genprior.solvers.base import Chunk, Counted, Solution, Solver, available
 from genprior.solvers.exact import ExactPosterior
 from genprior.solvers.result import Result
 
-__all__ = ["ExactPosterior", "Result", "Solver", "available"]
+__all__ = ["Chunk", "Counted", "ExactPosterior", "Result", "Solution", "Solver", "available"]
