@@ -140,7 +140,8 @@ def images(
     else:
         if skip_bad:
             files, skipped = _readable(files)
-        data = FileImages(files, shape=(channels, *(fit.size or (None, None))))
+        height, width = fit.size or (None, None)
+        data = FileImages(files, shape=(channels, height, width))
     if not len(data):
         raise ValueError(f"{source} has no image that can be read; the first: {skipped[0]}")
     if skipped:
@@ -201,7 +202,7 @@ def _fitted(file: File, fit: _Fit) -> File:
 
 
 def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
-    if fit((array[:1]), name).shape == array[:1].shape:
+    if fit(array[:1], name).shape == array[:1].shape:
         return array  # which may be memory-mapped: nothing is copied
     parts = [fit(array[i : i + 1000], name) for i in range(0, len(array), 1000)]
     return np.concatenate(parts)

@@ -124,7 +124,7 @@ def decode(data: bytes, name: str, *, channels: int | None = None) -> np.ndarray
     except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
     if array.dtype == np.float32:
-        array = _in_range(array, name)
+        array = in_range(array, name)
     return array if channels is None else with_channels(array, channels, name)
 
 
@@ -215,18 +215,19 @@ def check_dtype(array: np.ndarray) -> np.ndarray:
     if array.dtype in (np.uint8, np.uint16):
         return array
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
+        return array.astype(np.float32, copy=False)
     raise ValueError(f"pixels must be uint8, uint16 or floats in [0, 1], not {array.dtype}")
 
 
-def _in_range(array: np.ndarray, name: str) -> np.ndarray:
+def in_range(array: np.ndarray, name: str) -> np.ndarray:
+    """Clip floats that stray from [0, 1] by rounding; refuse those that stray further."""
     low, high = float(array.min()), float(array.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails too
         raise ValueError(
             f"{name} has pixels from {low:.4g} to {high:.4g}; they must lie in [0, 1]: "
             "divide by the largest value that the format can hold"
         )
-    return array.clip(0, 1)
+    return array if low >= 0 and high <= 1 else array.clip(0, 1)
 
 
 def _encode_png16(values: np.ndarray) -> bytes:

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from genprior.image_files import SUFFIXES, check_dtype, decode
+from genprior.image_files import SUFFIXES, check_dtype, decode, in_range
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _ARCHIVES = (*_TAR, ".npz", ".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
@@ -151,21 +151,22 @@ def _images_first(array: np.ndarray, path: Path) -> np.ndarray:
             f"{array.shape} came"
         )
     try:
-        return check_dtype(array)
+        array = check_dtype(array)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return in_range(array, str(path)) if array.dtype == np.float32 else array
 
 
 def _from_torchvision(name: str, split: str) -> list[File]:
     import torchvision
 
     kind = getattr(torchvision.datasets, name, None) if name.isidentifier() else None
-    if not inspect.isclass(kind):
+    if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
         raise ValueError(f"{name} is no file, no folder and no torchvision data set")
     root = os.environ.get("GENPRIOR_DATA") or str(Path.home() / ".cache" / "genprior")
     offered = {"root": root, "train": split == "train", "split": split, "download": True}
     accepted = inspect.signature(kind).parameters
-    dataset = kind(**{key: value for key, value in offered.items() if key in accepted})
+    dataset: Any = kind(**{key: value for key, value in offered.items() if key in accepted})
 
     def read(index: int) -> np.ndarray:
         image = dataset[index][0]
