@@ -95,3 +95,16 @@ def uniform(
 ) -> Tensor:
     """Draw numbers uniform on [0, 1) of shape (B, ...), as `normal` does."""
     return _draw(torch.rand, shape, generator, dtype, device)
+
+
+def poisson(rate: Tensor, generator: Generators) -> Tensor:
+    """Draw Poisson counts with the means `rate` (B, ...), as `normal` does."""
+    check_generators(generator, len(rate))
+    if generator is None or isinstance(generator, torch.Generator):
+        one = generator or _fresh()
+        return torch.poisson(rate.to(one.device), generator=one).to(rate.device)
+    rows = [
+        torch.poisson(r.to(g.device), generator=g).to(rate.device)
+        for r, g in zip(rate, generator, strict=True)
+    ]
+    return torch.stack(rows) if rows else torch.empty_like(rate)

@@ -1,0 +1,179 @@
+"""How a clean measurement becomes the one that was recorded."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from genprior.operators.base import per_row
+from genprior.operators.random import Generators, normal, poisson
+from torch import Tensor
+from typing_extensions import Self
+
+
+def _seen(values: Tensor, observed: Tensor | None) -> Tensor:
+    """`values` with zeros where nothing is observed."""
+    return values if observed is None else torch.where(observed, values, torch.zeros_like(values))
+
+
+def _check(name: str, value: float | Tensor, *, positive: bool) -> None:
+    tensor = torch.as_tensor(value)
+    if tensor.ndim > 1:
+        raise ValueError(f"{name} must be a float or (B,), not of shape {tuple(tensor.shape)}")
+    legal = tensor > 0 if positive else tensor >= 0
+    if not bool((legal & tensor.isfinite()).all()):
+        bound = "> 0" if positive else ">= 0"
+        raise ValueError(f"{name} must be finite and {bound}, but {value} came")
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(ABC):
+    """What every noise model promises. A field is a float or (B,), one for each image."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> int | None:
+        """Number of images that per-image parameters are held for; None where shared."""
+
+    @abstractmethod
+    def sample(
+        self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
+    ) -> Tensor:
+        """Draw y given the clean measurement (B, ...); zeros where nothing is observed."""
+
+    @abstractmethod
+    def log_likelihood(
+        self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return log p(y | clean) over the observed entries in nats, (B,)."""
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Self:
+        """Return a copy with the rows `index` of per-image parameters."""
+
+    @abstractmethod
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Return a copy with tensors on `device` in `dtype`."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianNoise(Noise):
+    """y = clean + sigma n,  n ~ N(0, I).
+
+    Args:
+        sigma: Standard deviation in pixel units, float or (B,), >= 0.
+    """
+
+    sigma: float | Tensor
+
+    def __post_init__(self) -> None:
+        _check("sigma", self.sigma, positive=False)
+
+    @property
+    def rows(self) -> int | None:
+        return _rows(self.sigma)
+
+    def sample(
+        self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
+    ) -> Tensor:
+        n = normal(clean.shape, generator, dtype=clean.dtype, device=clean.device)
+        return _seen(clean + per_row(self.sigma, clean) * n, observed)
+
+    def log_likelihood(
+        self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return log N(y; clean, sigma^2 I) over the observed entries in nats, (B,).
+
+        Raises:
+            ValueError: sigma is 0, where y given clean has no density.
+        """
+        if bool((torch.as_tensor(self.sigma) == 0).any()):
+            raise ValueError(
+                "with sigma = 0 there is no likelihood density; give the noise a small sigma "
+                "(1e-3 is a quarter of an 8-bit grey level) or use Problem.residual"
+            )
+        z = (y - clean) / per_row(self.sigma, clean)
+        log_scale = torch.log(per_row(self.sigma, clean)) + 0.5 * math.log(2 * math.pi)
+        return _seen(-0.5 * z**2 - log_scale, observed).flatten(1).sum(1)
+
+    def take(self, index: Tensor) -> Self:
+        return replace(self, sigma=_take(self.sigma, index))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        return replace(self, sigma=_to(self.sigma, device, dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class PoissonNoise(Noise):
+    """y = Poisson(peak clean) / peak: photon counting.
+
+    Args:
+        peak: Mean count of a pixel of value 1, float or (B,), > 0.
+    """
+
+    peak: float | Tensor
+
+    def __post_init__(self) -> None:
+        _check("peak", self.peak, positive=True)
+
+    @property
+    def rows(self) -> int | None:
+        return _rows(self.peak)
+
+    def sample(
+        self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
+    ) -> Tensor:
+        """Draw y as `Noise.sample` says.
+
+        Raises:
+            ValueError: An observed entry of `clean` is negative.
+        """
+        rate = _seen(clean, observed) * per_row(self.peak, clean)
+        if bool((rate < 0).any()):
+            raise ValueError(
+                f"a Poisson rate cannot be negative, but clean reaches {float(rate.min()):.3g} "
+                "in counts: shift or clip the image first"
+            )
+        return poisson(rate, generator) / per_row(self.peak, clean)
+
+    def log_likelihood(
+        self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return the log probability of the counts peak y, (B,).
+
+        It is -inf where a rate is negative, or zero with a count. Between whole counts the
+        factorial is continued by the gamma function.
+        """
+        counts, rate = y * per_row(self.peak, y), clean * per_row(self.peak, clean)
+        log_probability = torch.special.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)
+        impossible = (rate < 0) | (counts < 0)
+        log_probability = log_probability.masked_fill(impossible, -torch.inf)
+        return _seen(log_probability, observed).flatten(1).sum(1)
+
+    def take(self, index: Tensor) -> Self:
+        return replace(self, peak=_take(self.peak, index))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        return replace(self, peak=_to(self.peak, device, dtype))
+
+
+def _rows(value: float | Tensor) -> int | None:
+    return len(value) if isinstance(value, Tensor) and value.ndim and len(value) > 1 else None
+
+
+def _take(value: float | Tensor, index: Tensor) -> float | Tensor:
+    return value[index] if isinstance(value, Tensor) and _rows(value) else value
+
+
+def _to(
+    value: float | Tensor, device: torch.device | str | None, dtype: torch.dtype | None
+) -> float | Tensor:
+    return value.to(device=device, dtype=dtype) if isinstance(value, Tensor) else value

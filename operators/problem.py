@@ -1,0 +1,152 @@
+"""A measurement, what made it, and the noise in it: everything a solver is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from genprior.operators.base import LinearOperator, Operator, Shape
+from genprior.operators.noise import Noise
+from genprior.operators.random import Generators
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """y = noise(operator(x)): find x.
+
+    Args:
+        y: Measurements, float, (B, *operator.measurement_shape). What stands in entries that are
+            not observed is ignored.
+        operator: The degradation. Its per-image state, if any, is for B images.
+        noise: Its parameters are shared or for B images.
+    Raises:
+        TypeError: y is not a floating-point tensor, or operator or noise is something else.
+        ValueError: Shapes, batch sizes or devices disagree, or y is NaN or infinite.
+    """
+
+    y: Tensor
+    operator: Operator
+    noise: Noise
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._check_shapes()
+        self._check_devices()
+        observed = self.operator.observed
+        bad = ~self.y.isfinite() if observed is None else ~self.y.isfinite() & observed
+        if bool(bad.any()):
+            rows = bad.flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"y holds {int(bad.sum())} observed NaN or infinite values, in image(s) "
+                f"{rows[:8]}: repair them or mark them as missing"
+            )
+
+    @staticmethod
+    def simulate(
+        x: Tensor, operator: Operator, noise: Noise, *, generator: Generators = None
+    ) -> Problem:
+        """Degrade the images x (B, C, H, W); zeros stand where nothing is observed."""
+        clean = operator(x)
+        y = noise.sample(clean, observed=operator.observed, generator=generator)
+        return Problem(y, operator, noise)
+
+    @property
+    def batch(self) -> int:
+        """Number of measurements B."""
+        return len(self.y)
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.y.dtype
+
+    @property
+    def image_shape(self) -> Shape:
+        """The operator's image shape, what it leaves open filled in from y where it is linear."""
+        shape = self.operator.image_shape
+        if None in shape and isinstance(self.operator, LinearOperator):
+            shape = tuple(self.operator.take(self._row(0)).adjoint(self.y[:1]).shape[1:])
+        return shape
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return y - A(x) on the observed entries and 0 elsewhere, (B, *measurement_shape)."""
+        residual = self.y - self.operator(x)
+        observed = self.operator.observed
+        if observed is None:
+            return residual
+        return torch.where(observed, residual, torch.zeros_like(residual))
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """Return log p(y | x) in nats, observed entries only, for x (B, C, H, W): (B,)."""
+        return self.noise.log_likelihood(self.y, self.operator(x), observed=self.operator.observed)
+
+    def take(self, index: Tensor) -> Problem:
+        """Return the problem of the rows `index` (int64), which may repeat."""
+        return Problem._trusted(self.y[index], self.operator.take(index), self.noise.take(index))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Problem:
+        """Return a copy on `device` in `dtype`; the operator given is left where it is."""
+        operator = self.operator.copy_to(device, dtype)
+        y = self.y.to(device=device, dtype=dtype)
+        return Problem(y, operator, self.noise.to(device, dtype))
+
+    @staticmethod
+    def _trusted(y: Tensor, operator: Operator, noise: Noise) -> Problem:
+        """Build from parts of a problem that was checked; solvers take rows at every step."""
+        problem = object.__new__(Problem)
+        for name, value in (("y", y), ("operator", operator), ("noise", noise)):
+            object.__setattr__(problem, name, value)
+        return problem
+
+    def _row(self, i: int) -> Tensor:
+        return torch.tensor([i], device=self.y.device)
+
+    def _check_types(self) -> None:
+        checks: list[tuple[str, Any, type]] = [
+            ("y", self.y, Tensor),
+            ("operator", self.operator, Operator),
+            ("noise", self.noise, Noise),
+        ]
+        for name, value, kind in checks:
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, not a {type(value).__name__}")
+        if not self.y.is_floating_point():
+            raise TypeError(f"y must be floating point, not {self.y.dtype}: call y.float()")
+
+    def _check_shapes(self) -> None:
+        expected = self.operator.measurement_shape
+        came = tuple(self.y.shape[1:])
+        fits = len(came) == len(expected) and all(
+            want in (None, has) for has, want in zip(came, expected, strict=True)
+        )
+        if self.y.ndim == 0 or len(self.y) == 0 or not fits:
+            wanted = ", ".join("any" if n is None else str(n) for n in expected)
+            raise ValueError(
+                f"y has shape {tuple(self.y.shape)}, but {type(self.operator).__name__} measures "
+                f"(B, {wanted}) with B >= 1"
+            )
+        for name, rows in (("operator", self.operator.rows), ("noise", self.noise.rows)):
+            if rows not in (None, len(self.y)):
+                raise ValueError(
+                    f"y holds {len(self.y)} measurements, but the {name}'s per-image state is "
+                    f"for {rows}: pass one for each, or one shared by all"
+                )
+
+    def _check_devices(self) -> None:
+        parts = {"y": self.y.device}
+        for name, buffer in self.operator.named_buffers():
+            parts[f"operator.{name}"] = buffer.device
+        for name, value in vars(self.noise).items():
+            # A CPU scalar mixes with any device.
+            if isinstance(value, Tensor) and value.ndim:
+                parts[f"noise.{name}"] = value.device
+        if len(set(parts.values())) > 1:
+            listing = ", ".join(f"{name} on {device}" for name, device in parts.items())
+            raise ValueError(f"mixed devices: {listing}; move them, or use Problem.to")
