@@ -1,0 +1,56 @@
+"""What a family must offer to be trained by gradients: the objective that the loop minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from genprior.operators.random import Generators
+from genprior.priors.base import Prior
+
+
+class Objective(ABC):
+    """The training of one prior; the loop knows no more of a family than this.
+
+    Attributes:
+        prior: What is trained, and what training returns.
+        networks: Everything with weights, the prior and its helpers (a GAN's critic).
+        turns: (group, repeats) in order: one step of training draws `repeats` batches for each
+            group in turn and updates that group's parameters, which have their own optimiser.
+    """
+
+    turns: ClassVar[Sequence[tuple[str, int]]] = (("all", 1),)
+
+    def __init__(self, prior: Prior, networks: nn.Module | None = None) -> None:
+        self.prior = prior
+        self.networks = networks if networks is not None else prior
+
+    def parameters(self, group: str) -> Iterable[nn.Parameter]:
+        """Return what the group's optimiser updates; by default everything."""
+        return self.networks.parameters()
+
+    @abstractmethod
+    def loss(
+        self, group: str, batch: Tensor, generator: Generators
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Compute what `group` minimises.
+
+        Args:
+            group: Whose turn it is.
+            batch: Images, (B, C, H, W), pixels in [0, 1].
+            generator: One generator for each image, so that the loss does not depend on how a
+                batch is split among devices.
+        Returns:
+            The mean loss over the batch, and figures to log.
+        """
+
+
+class TrainablePrior(Prior):
+    """Is trained by `genprior.train`."""
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """Return what training minimises."""
