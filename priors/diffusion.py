@@ -12,15 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-
 from genprior.operators.base import Shape, per_row
-from genprior.operators.random import Generators, normal
+from genprior.operators.random import Generators
 from genprior.priors import objectives, samplers
 from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
 from genprior.priors.trainable import Objective, TrainablePrior
 from genprior.priors.unet import UNet
+from torch import Tensor, nn
 
 
 class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):

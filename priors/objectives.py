@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
-
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, uniform
+from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], Tensor]
 

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from torch import Tensor, nn
-
+import torch
 from genprior.operators.random import Generators
 from genprior.priors.base import Prior
+from torch import Tensor, nn
 
 
 class Objective(ABC):
@@ -31,6 +31,14 @@ class Objective(ABC):
     def parameters(self, group: str) -> Iterable[nn.Parameter]:
         """Return what the group's optimiser updates; by default everything."""
         return self.networks.parameters()
+
+    def optimizer(
+        self, group: str, learning_rate: float, parameters: Iterable[nn.Parameter]
+    ) -> torch.optim.Optimizer:
+        """Build the group's optimiser; the loop sets its learning rate at every step."""
+        return torch.optim.AdamW(
+            parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+        )
 
     @abstractmethod
     def loss(
