@@ -49,7 +49,7 @@ def load(
         ValueError: Unknown name (the nearest are offered), no such file, or a file that is
             truncated, altered or of another format.
     """
-    prior = read_prior(_find(name_or_path)).to(device=device, dtype=dtype)
+    prior = read_prior(_find(name_or_path), dtype=dtype or torch.float32).to(device)
     return prior.eval().requires_grad_(False)
 
 

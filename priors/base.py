@@ -48,6 +48,25 @@ class Prior(nn.Module, ABC):
             generator: None, one generator, or one for each image.
         """
 
+    def check_size(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """Return (C, H, W) of an image of `size`.
+
+        Raises:
+            ValueError: `size` is missing where the prior leaves it open, or contradicts it.
+        """
+        channels, *known = self.image_shape
+        wanted = tuple(size) if size is not None else tuple(known)
+        fits = len(wanted) == 2 and all(
+            want is not None and want > 0 and has in (None, want)
+            for has, want in zip(known, wanted, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"{type(self).__name__} has images {self.image_shape} (None is any size) and "
+                f"size={size} came: give size=(H, W) where it has None, else leave it out"
+            )
+        return channels, *wanted  # type: ignore[return-value]  # None was ruled out
+
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
