@@ -187,6 +187,8 @@ def _from_png16(data: bytes) -> np.ndarray:
     """Decode what Pillow would cut to 8 bits: 16-bit colour, and grey with alpha."""
     from torchvision.io import ImageReadMode, decode_png
 
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()  # every checksum: torchvision's decoder kills the process on damaged data
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         array = decode_png(encoded, ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()

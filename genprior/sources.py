@@ -47,13 +47,10 @@ def open_source(source: str | Path, split: str) -> list[File] | np.ndarray:
     if path.suffix.lower() in SUFFIXES:
         return [File(path.name, lambda: decode(path.read_bytes(), str(path)))]
     try:
-        if name.endswith(".npz"):
-            return _images_first(_read_npz(path, split), path)
-        if name.endswith(".npy"):
-            return _images_first(np.load(path, mmap_mode="r", allow_pickle=False), path)
-        return _images_first(_read_idx(path), path)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, struct.error) as error:
-        raise ValueError(f"{path} is truncated or corrupt: {error}") from error
+        array = _read_array(path, split)
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return _images_first(array, path)
 
 
 def _within(folder: Path, split: str) -> Path:
@@ -108,6 +105,12 @@ def _from_tar(path: Path) -> list[File]:
     return [File(m.name, lambda m=m: member(m.name, m.offset_data, m.size)) for m in found]
 
 
+def _read_array(path: Path, split: str) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return _read_npz(path, split) if path.suffix.lower() == ".npz" else _read_idx(path)
+
+
 def _read_npz(path: Path, split: str) -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
         found = {key: arrays[key] for key in arrays.files if arrays[key].ndim in (3, 4)}
@@ -115,7 +118,7 @@ def _read_npz(path: Path, split: str) -> np.ndarray:
         found = {k: v for k, v in found.items() if split in k.lower()} or found
     if len(found) != 1:
         raise ValueError(
-            f"{path} must hold one array of images (N, H, W) or (N, H, W, C); it holds "
+            "it must hold one array of images (N, H, W) or (N, H, W, C), and holds "
             f"{', '.join(found) or 'none'}"
         )
     return next(iter(found.values()))
@@ -128,14 +131,12 @@ def _read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content)
     if len(content) < 4 or content[:3] != b"\0\0\x08" or content[3] not in (3, 4):
         raise ValueError(
-            f"{path} is no source of images: a folder, tar, .npz, .npy or idx file was expected"
+            "it is no source of images: a folder, tar, .npz, .npy or idx file was expected"
         )
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     start = 4 + 4 * len(shape)
     if len(content) - start != int(np.prod(shape)):
-        raise ValueError(
-            f"{path} is truncated: {len(content) - start} bytes of {int(np.prod(shape))} pixels"
-        )
+        raise ValueError(f"{len(content) - start} bytes came for {int(np.prod(shape))} pixels")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
