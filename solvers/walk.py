@@ -1,0 +1,251 @@
+"""What every diffusion solver shares: a grid that follows the noise, the start, and a watch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators import GaussianNoise, Inpainting, LinearOperator, Problem
+from genprior.operators.base import per_row
+from genprior.operators.random import normal
+from genprior.priors import samplers
+from genprior.priors.base import DenoisingPrior, Prior
+from genprior.priors.samplers import DPMSolver, Sampler
+from genprior.solvers.base import Chunk, Counted, Solution, Solver
+
+BELOW_NOISE = 0.1
+"""The last sigma as a share of the measurement noise: its square is lost from the variance."""
+
+BELOW_DATA = 0.03
+"""The largest last sigma as a share of the data's standard deviation."""
+
+ABOVE_DATA = 100.0
+"""The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
+
+
+def data_scale(prior: Prior | Counted) -> float:
+    """Return the root mean square of the prior's standard deviation over pixels."""
+    return float(prior.data_std.double().square().mean().sqrt())
+
+
+def noise_std(problem: Problem) -> Tensor:
+    """Return the measurement noise's sigma for each row, (B,)."""
+    assert isinstance(problem.noise, GaussianNoise)
+    sigma = torch.as_tensor(problem.noise.sigma).to(problem.y)
+    return sigma.reshape(-1).expand(len(problem.y))
+
+
+def noise_grid(problem: Problem, prior: DenoisingPrior | Counted, steps: int) -> Tensor:
+    """Space noise levels evenly in log sigma, down to a share of each row's own noise.
+
+    The last level sets what the walk can resolve: a posterior is about sigma_y / s wide along a
+    singular vector of A with value s, so the largest s counts where it is known.
+
+    Returns:
+        (steps, B).
+    """
+    scale = data_scale(prior)
+    low = torch.full((len(problem.y),), BELOW_DATA * scale).to(problem.y)
+    if isinstance(problem.noise, GaussianNoise):
+        width = noise_std(problem) / _largest_singular_value(problem)
+        low = torch.where(width > 0, torch.minimum(low, BELOW_NOISE * width), low)
+    smallest, largest = prior.sigma_range
+    low = low.clamp(min=smallest)
+    high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
+    return samplers.log_uniform(high, low, steps, like=problem.y)
+
+
+def _largest_singular_value(problem: Problem) -> Tensor:
+    spectrum = None
+    if isinstance(problem.operator, LinearOperator):
+        spectrum = problem.operator.spectrum(problem.y)
+    if spectrum is None:
+        return problem.y.new_ones(len(problem.y))
+    return spectrum.eigenvalues.flatten(1).amax(1).sqrt().expand(len(problem.y))
+
+
+def ddpm_grid(problem: Problem, steps: int) -> Tensor:
+    """Stride the 1000 noise levels of DDPM's linear schedule, as the papers' codes do.
+
+        sigma = sqrt(1 / alpha_bar - 1) / 2,  beta from 1e-4 to 0.02
+
+    The half turns units of [-1, 1] into ours of [0, 1]. It ends at sigma = .005 whatever the
+    measurement noise.
+
+    Returns:
+        (steps, B).
+    Source: Ho et al. 2020, arXiv:2006.11239.
+    """
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    sigmas = (1 / (1 - betas).cumprod(0) - 1).sqrt() / 2
+    chosen = torch.linspace(999, 0, min(steps, 1000)).round().long()
+    return sigmas[chosen].to(problem.y)[:, None].expand(-1, len(problem.y))
+
+
+@dataclass
+class Walk:
+    """One chunk's way down: what a method needs, and the watch over its rows.
+
+    Attributes:
+        problem: R rows, b images times S samples, image-major.
+        prior: The counted prior.
+        sigmas: Noise levels, (N, R), decreasing.
+        shape: (R, C, H, W).
+        generators: One for each row.
+        sound: (R,) bool, False once a row's network output was not finite.
+    """
+
+    problem: Problem
+    prior: Counted
+    sigmas: Tensor
+    shape: tuple[int, ...]
+    generators: list[torch.Generator]
+    ticks: Iterator[int]
+    sound: Tensor = field(init=False)
+    residuals: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sound = torch.ones(self.shape[0], dtype=torch.bool, device=self.problem.y.device)
+
+    def start(self) -> Tensor:
+        """Draw x at the first level: the data's own spread counts beside sigma's."""
+        return samplers.start(
+            self.prior,  # type: ignore[arg-type]
+            self.shape,
+            self.sigmas[0],
+            generator=self.generators,
+            dtype=self.problem.y.dtype,
+            device=self.problem.y.device,
+        )
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Draw standard normal noise in the shape of `like` (R, ...)."""
+        return normal(like.shape, self.generators, dtype=like.dtype, device=like.device)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (sigma, next sigma), each (R,); the next is None at the end."""
+        yield from zip(self.sigmas, [*self.sigmas[1:], None], strict=True)
+
+    def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
+        """Return x, and `before` in rows that are or were not finite."""
+        self.sound = self.sound & x.flatten(1).isfinite().all(1)
+        return x if bool(self.sound.all()) else torch.where(per_row(self.sound, x), x, before)
+
+    def record(self, x0: Tensor) -> None:
+        """Note how far A x0 is from y, in units of the noise (of 1 where there is none)."""
+        residual = self.problem.residual(x0)
+        observed = self.problem.operator.observed
+        shape = residual.shape[1:]
+        count = shape.numel() if observed is None else observed.expand(-1, *shape).flatten(1).sum(1)
+        size = residual.flatten(1).square().sum(1).div(count).sqrt()
+        if isinstance(self.problem.noise, GaussianNoise):
+            sigma = noise_std(self.problem)
+            size = size / torch.where(sigma > 0, sigma, 1.0)
+        self.residuals.append(torch.where(self.sound, size, torch.nan))
+        next(self.ticks, None)
+
+
+@dataclass(frozen=True)
+class _Walk(Solver):
+    """Base of the solvers that walk down the noise levels of a `DenoisingPrior`.
+
+    Attributes:
+        steps: Noise levels, as many as there are network evaluations unless the solver says so.
+        keep_measured: Return measured pixels unchanged; for inpainting without noise.
+    """
+
+    needs: ClassVar[type[Prior]] = DenoisingPrior
+
+    steps: int = 100
+    keep_measured: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"{type(self).__name__}: steps must be at least 1, not {self.steps}")
+
+    @abstractmethod
+    def _descend(self, walk: Walk) -> Tensor:
+        """Walk down `walk.sigmas` and return x, (R, C, H, W)."""
+
+    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+        """Return the noise levels, (N, R)."""
+        return noise_grid(problem, prior, self.steps)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Raise where this method cannot serve the problem."""
+        if not self.keep_measured:
+            return
+        exact = isinstance(problem.noise, GaussianNoise) and bool((noise_std(problem) == 0).all())
+        if not (isinstance(problem.operator, Inpainting) and exact):
+            raise ValueError(
+                "keep_measured=True is for Inpainting with GaussianNoise(0): noisy measurements "
+                "are not the image's pixels"
+            )
+
+    def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
+        rows = chunk.rows
+        self._refuse(rows)
+        sigmas = self._grid(rows, prior)
+        walk = Walk(
+            problem=rows,
+            prior=prior,
+            sigmas=sigmas,
+            shape=(len(rows.y), *chunk.image_shape),
+            generators=chunk.generators,
+            ticks=chunk.track(range(len(sigmas)), type(self).__name__),
+        )
+        x = self._descend(walk)
+        if self.keep_measured and rows.operator.observed is not None:
+            x = torch.where(rows.operator.observed, rows.y, x)
+
+        def per_image(values: Tensor) -> Tensor:
+            return values.reshape(*values.shape[:-1], -1, chunk.samples)
+
+        residual = torch.stack(walk.residuals)
+        return Solution(
+            samples=x.reshape(-1, chunk.samples, *chunk.image_shape),
+            converged=per_image(walk.sound).all(-1),
+            trace={
+                "sigma": per_image(sigmas[: len(residual)]).mean(-1),
+                "residual": per_image(residual).mean(-1),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _GuidedWalk(_Walk):
+    """A method that approximates E[x0 | x_sigma, y], walked down by any sampler.
+
+    Attributes:
+        sampler: How sigma is walked down.
+    """
+
+    sampler: Sampler = DPMSolver()  # noqa: RUF009 (frozen)
+
+    @abstractmethod
+    def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the method's E[x0 | x_sigma = x, y], (R, C, H, W); sigma is (R,)."""
+
+    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+        return noise_grid(problem, prior, self.sampler.steps(self.steps))
+
+    def _start(self, walk: Walk) -> Tensor:
+        """Return x at the first level."""
+        return walk.start()
+
+    def _descend(self, walk: Walk) -> Tensor:
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            return walk.keep_sound(self._guide(walk, x, sigma), x)
+
+        return self.sampler(
+            guided,
+            self._start(walk),
+            walk.sigmas,
+            generator=walk.generators,
+            callback=lambda step, sigma, x, x0: walk.record(x0),
+        )
