@@ -11,7 +11,7 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ _FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """Everything about a training run but its length and its data.
 
     Attributes:
@@ -43,7 +43,7 @@ class Options:
         accumulate: Parts that each batch is computed in, to save memory; the result is the same.
         ema_half_life: Images after which the average has forgotten half; early in a run it is a
             tenth of the images seen where that is less.
-        augment: Random views of the training images.
+        augment: Random views of the training images; None takes them as they are.
         precision: Of the network's arithmetic; weights stay float32.
         accelerator: 'auto', 'cpu' or 'cuda'.
         devices: Processes on each node, a device each.
@@ -62,7 +62,7 @@ class Options:
     clip: float | None = 1.0
     accumulate: int = 1
     ema_half_life: float = 50_000.0
-    augment: Augmentation = Augmentation()
+    augment: Augmentation | None = None
     precision: Precision = "bf16"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
@@ -99,7 +99,7 @@ def train(
     out: str | Path,
     steps: int,
     batch_size: int = 64,
-    options: Options | None = None,
+    options: TrainingOptions | None = None,
 ) -> Prior:
     """Train a copy of a prior; resume where `out` holds checkpoints of the same run.
 
@@ -120,7 +120,7 @@ def train(
         MemoryError: Out of memory; the message says what to try.
         OSError: The disk is full; the last checkpoint is intact.
     """
-    options = options if options is not None else Options()
+    options = options if options is not None else TrainingOptions()
     if not isinstance(prior, TrainablePrior):
         raise TypeError(
             f"{type(prior).__name__} is not trained by gradients: use {type(prior).__name__}.fit"
@@ -162,7 +162,7 @@ class _Run:
         out: Path,
         steps: int,
         batch_size: int,
-        options: Options,
+        options: TrainingOptions,
     ) -> None:
         self.images, self.out, self.steps, self.options = images, out, steps, options
         self.batch_size = batch_size
@@ -241,8 +241,8 @@ class _Run:
         rate = self.options.rate(step, self.steps)
         for group in self.turns:
             optimizer = self.optimizers[group]
-            for part in optimizer.param_groups:
-                part["lr"] = rate * part.setdefault("peak", part["lr"])
+            for settings in optimizer.param_groups:
+                settings["lr"] = rate * settings.setdefault("peak", settings["lr"])
             for part in range(accumulate):
                 numbers, batch = next(batches)
                 generators = [_generator(self.options.seed, k, 0, device) for k in numbers]
@@ -293,13 +293,13 @@ class _Run:
 class _Views(Dataset[tuple[Sequence[int], Tensor]]):
     """Image number k of the run: one epoch after the other, each in its own random order."""
 
-    def __init__(self, images: Images, augment: Augmentation, seed: int) -> None:
+    def __init__(self, images: Images, augment: Augmentation | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def __getitems__(self, numbers: Sequence[int]) -> tuple[Sequence[int], Tensor]:
         index = [self._place(k) for k in numbers]
-        if self.augment == Augmentation():
+        if self.augment is None:
             return numbers, self.images.batch(index)
         cpu = torch.device("cpu")
         return numbers, torch.stack(
@@ -341,7 +341,7 @@ def _generator(seed: int, number: int, stream: int, device: torch.device) -> tor
     return torch.Generator(device).manual_seed(mixed)
 
 
-def _fabric(options: Options, out: Path, turns: int) -> Any:
+def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
     from lightning_fabric.strategies import DDPStrategy
@@ -379,15 +379,15 @@ def _as_images(images: Images | Tensor) -> Images:
     return images
 
 
-def _check_images(images: Images, prior: Prior, options: Options) -> None:
-    crop = options.augment.crop
+def _check_images(images: Images, prior: Prior, options: TrainingOptions) -> None:
+    crop = options.augment.crop if options.augment is not None else None
     came = (images[0].shape[0], crop, crop) if crop else tuple(images[0].shape)
     if any(own not in (None, got) for own, got in zip(prior.image_shape, came, strict=True)):
         raise ValueError(f"images of shape {came} came to a prior for {tuple(prior.image_shape)}")
 
 
 def _fingerprint(
-    prior: Prior, images: Images, batch_size: int, options: Options
+    prior: Prior, images: Images, batch_size: int, options: TrainingOptions
 ) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that resumes from it, plain data."""
     digest = hashlib.sha256()
@@ -401,11 +401,10 @@ def _fingerprint(
     }
 
 
-def _plain(options: Options) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _plain(options: TrainingOptions) -> dict[str, Any]:
     values = asdict(options)
-    values["augment"]["scales"] = list(values["augment"]["scales"])
+    if options.augment is not None:
+        values["augment"]["scales"] = list(options.augment.scales)
     return values
 
 
@@ -419,7 +418,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         )
 
 
-def _check_length(done: int, before: int, now: int, options: Options) -> None:
+def _check_length(done: int, before: int, now: int, options: TrainingOptions) -> None:
     """Another length is fine as long as no step of the run so far depended on it."""
     if before != now and done > min(options.constant_until(n) for n in (before, now)):
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from genprior.priors.base import Prior
-    from genprior.training import Options
+    from genprior.training import TrainingOptions
 
 EVERY = 50
 """Steps averaged into one point of the loss curve."""
@@ -22,7 +22,9 @@ EVERY = 50
 class Report:
     """Collects losses on the device and speaks now and then, so that training never waits."""
 
-    def __init__(self, out: Path, steps: int, images: int, options: Options, fabric: Any) -> None:
+    def __init__(
+        self, out: Path, steps: int, images: int, options: TrainingOptions, fabric: Any
+    ) -> None:
         self.out, self.steps, self.images, self.fabric = out, steps, images, fabric
         self.grid = options.grid
         self.shown = options.progress and fabric.is_global_zero

@@ -16,6 +16,7 @@ from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
 from genprior.priors import objectives, samplers
 from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
+from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
 from genprior.priors.trainable import Objective, TrainablePrior
 from genprior.priors.unet import UNet
@@ -199,16 +200,16 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
             steps: Network evaluations for each image.
             sampler: How noise is walked down; DPM-Solver++(2M) if None.
         """
-        sampler = sampler if sampler is not None else samplers.DPMSolver()
+        walk = sampler if sampler is not None else samplers.DPMSolver()
         like = next(self.network.parameters())
         low, high = self._walk_range()
-        sigmas = samplers.rho_grid(high, low, sampler.steps(steps), like=like)
+        sigmas = samplers.rho_grid(high, low, walk.steps(steps), like=like)
         x = samplers.start(
             self, (n, *self._size(size)), high, generator=generator, dtype=like.dtype,
             device=like.device,
         )  # fmt: skip
         with torch.no_grad():
-            return sampler(self.denoise, x, sigmas, generator=generator)
+            return walk(self.denoise, x, sigmas, generator=generator)
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
         channels, height, width = self.image_shape
@@ -248,6 +249,15 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         sigmas = samplers.rho_grid(high, low, self.flow_steps, like=x).flip(0)
         top = self._flow(x, sigmas, to_zero=False)
         return (top - self._normalisation[0].to(x)) / self._spread(x)
+
+    def log_prob_estimate(
+        self, x: Tensor, *, steps: int = 64, probes: int = 1, generator: Generators = None
+    ) -> Tensor:
+        """Estimate log p(x) in nats, (B,), as `likelihood.log_prob_estimate` does."""
+        low, _ = self._walk_range()
+        return log_prob_estimate(
+            self, x, sigma_min=low, steps=steps, probes=probes, generator=generator
+        )
 
     def objective(self) -> Objective:
         return _DenoisingTraining(self)

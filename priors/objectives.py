@@ -87,7 +87,8 @@ class DDPM:
         steps: T.
         beta_range: First and last beta of the linear schedule.
 
-    Source: Ho et al. 2020, arXiv:2006.11239, Equation 14 (L_simple); arXiv:2102.09672, Section 3.2.
+    Source: Ho et al. 2020, arXiv:2006.11239, Equation 14 (L_simple); Nichol and Dhariwal 2021,
+    arXiv:2102.09672, Section 3.2 (cosine).
     """
 
     schedule: Literal["linear", "cosine"] = "linear"
@@ -154,7 +155,7 @@ class FlowMatching:
         return error.square().flatten(1).mean(1)
 
 
-KINDS: dict[str, type[EDM] | type[DDPM] | type[FlowMatching]] = {
+KINDS: dict[str, Callable[..., EDM | DDPM | FlowMatching]] = {
     "edm": EDM,
     "ddpm": DDPM,
     "flow": FlowMatching,
@@ -163,8 +164,9 @@ KINDS: dict[str, type[EDM] | type[DDPM] | type[FlowMatching]] = {
 
 def to_config(objective: EDM | DDPM | FlowMatching) -> dict[str, Any]:
     """Describe an objective as plain data: its kind and its fields."""
-    kind = next(name for name, cls in KINDS.items() if isinstance(objective, cls))
-    return {"kind": kind, **asdict(objective)}
+    kind = next(name for name, cls in KINDS.items() if cls is type(objective))
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(objective).items()}
+    return {"kind": kind, **fields}
 
 
 def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:

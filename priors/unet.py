@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.project.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         packed = self.queries_keys_values(self.norm(x))
         # (B, 3 C, H, W) -> three of (B, heads, H W, C / heads)
         split = packed.reshape(batch, 3, self.heads, -1, height * width).transpose(-1, -2)
@@ -118,13 +119,11 @@ class UNet(nn.Module):
         self.entrance = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(w, w, n) for w, n in zip(widths, blocks, strict=True))
         self.shrink = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.middle = SelfAttention(widths[-1]) if attention else None
         self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(coarse, fine, 2, stride=2)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.up = nn.ModuleList(
             _stage(2 * w, w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
