@@ -12,6 +12,7 @@ from genprior.priors.base import (
 )
 from genprior.priors.diffusion import Diffusion
 from genprior.priors.gaussian import Gaussian
+from genprior.priors.mixture import GaussianMixture
 
 __all__ = [
     "DenoisingPrior",
@@ -20,6 +21,7 @@ __all__ = [
     "EncodingPrior",
     "ExactPrior",
     "Gaussian",
+    "GaussianMixture",
     "LatentPrior",
     "Posterior",
     "Prior",

@@ -78,9 +78,11 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
         if float(values[0]) < -rounding:
             raise ValueError(f"covariance has a negative eigenvalue, {float(values[0]):.3g}")
         floor = values[0].clamp(min=0)
-        factors = vectors * (values - floor).clamp(min=0).sqrt()
-        # the smallest eigenvector's factor is zero: the residual stands for it
-        factors = factors[:, 1:].T.reshape(d - 1, *mean.shape).to(mean.dtype)
+        above = values - floor
+        # directions at the floor, one at least, are the residual's: c I has rank 0
+        kept = above > 10 * torch.finfo(covariance.dtype).eps * values[-1]
+        factors = (vectors * above.clamp(min=0).sqrt())[:, kept].T
+        factors = factors.reshape(-1, *mean.shape).to(mean.dtype)
         return cls(mean, factors, residual=floor.sqrt().to(mean.dtype))
 
     @classmethod
@@ -154,7 +156,8 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
         Raises:
             ValueError: The residual is 0.
         """
-        law = self._with_density(x, "encode")
+        self.check_density("encode")
+        law = self.law(x.dtype)
         return law.apply(x.flatten(1) - law.mean, torch.rsqrt).reshape(x.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -163,16 +166,16 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
         Raises:
             ValueError: The residual is 0.
         """
-        return self._with_density(x, "log_prob").log_prob(x.flatten(1))
+        self.check_density("log_prob")
+        return self.law(x.dtype).log_prob(x.flatten(1))
 
-    def _with_density(self, x: Tensor, what: str) -> LowRankNormal:
-        law = self.law(x.dtype)
-        if float(law.residual) == 0:
+    def check_density(self, what: str) -> None:
+        """Raise a ValueError unless there is a density, which `what` needs."""
+        if float(self.residual) == 0:
             raise ValueError(
-                f"{what} needs a residual > 0: with residual 0 the images fill only "
-                f"{law.rank} of {law.dimension} dimensions"
+                f"{what} needs a residual > 0: with residual 0 the images fill at most "
+                f"{len(self.factors)} of {self.mean.numel()} dimensions"
             )
-        return law
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         noise = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).square()

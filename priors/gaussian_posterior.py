@@ -178,7 +178,7 @@ class GaussianPosterior:
         return -0.5 * (quadratic + log_det + count * math.log(2 * math.pi))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        if self._scale == 0 and self._law.rank < self._law.dimension:
+        if self._scale == 0:
             raise ValueError("a prior without residual has no density: fit it with a residual > 0")
         likelihood = self._problem.log_likelihood(x)
         return self._law.log_prob(x.flatten(1)) + likelihood - self.log_evidence

@@ -70,8 +70,11 @@ class LowRankNormal:
             function: f on eigenvalues, (1, k) or (1, 1) to (B or 1, k) or (B or 1, 1).
         """
         floor = self.residual.square()
-        rest = function(floor.reshape(1, 1))
-        along = function((self.variances + floor)[None])
+        return self._filter(
+            x, function(floor.reshape(1, 1)), function((self.variances + floor)[None])
+        )
+
+    def _filter(self, x: Tensor, rest: Tensor, along: Tensor) -> Tensor:
         return rest * x + ((x @ self.basis.T) * (along - rest)) @ self.basis
 
     def log_prob(self, x: Tensor, noise_variance: float | Tensor = 0.0) -> Tensor:
@@ -88,19 +91,31 @@ class LowRankNormal:
         log_determinant = variances.log().sum(1)
         missing = self.dimension - self.rank
         if missing:  # |x|^2 - |Vx|^2 would cancel badly; the rest itself does not
-            rest = centred - along @ self.basis
-            quadratic = quadratic + rest.square().sum(1) / floor[:, 0]
+            rest = centred - along @ self.basis if self.rank else centred
+            quadratic = quadratic + torch.linalg.vector_norm(rest, dim=1).square() / floor[:, 0]
             log_determinant = log_determinant + missing * floor[:, 0].log()
         return -0.5 * (quadratic + log_determinant + self.dimension * math.log(2 * math.pi))
 
-    def denoise(self, x: Tensor, noise_variance: Tensor) -> Tensor:
-        """Return E[x0 | x0 + n = x], n ~ N(0, noise_variance I), for rows x (B, d)."""
-        noise = noise_variance.to(x).reshape(-1, 1)
+    def wiener(self, noise_variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gains of E[x0 | x0 + n], n ~ N(0, noise_variance I).
 
-        def wiener(variance: Tensor) -> Tensor:
+        Args:
+            noise_variance: Scalar or (B,), >= 0.
+        Returns:
+            The gain off the basis, (B or 1, 1), and along it, (B or 1, k).
+        """
+        noise = noise_variance.to(self.mean).reshape(-1, 1)
+        floor = self.residual.square().reshape(1, 1)
+
+        def gain(variance: Tensor) -> Tensor:
             return torch.where(noise > 0, variance / (variance + noise), 1.0)  # 0/0 is 1 here
 
-        return self.mean + self.apply(x - self.mean, wiener)
+        return gain(floor), gain((self.variances + floor[0])[None])
+
+    def denoise(self, x: Tensor, noise_variance: Tensor) -> Tensor:
+        """Return E[x0 | x0 + n = x], n ~ N(0, noise_variance I), for rows x (B, d)."""
+        rest, along = self.wiener(noise_variance)
+        return self.mean + self._filter(x - self.mean, rest, along)
 
     def variance(self) -> Tensor:
         """Return the variance of every coordinate, (d,)."""

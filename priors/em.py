@@ -1,0 +1,137 @@
+"""Expectation-maximisation for mixtures of probabilistic principal component analysers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genprior.operators.random import uniform
+from genprior.priors.low_rank import LowRankNormal
+
+_LLOYD_STEPS = 10
+_ROW_VALUES = 2**24
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """weights (K,), their laws on flat images, and the mean log-likelihood of every iteration."""
+
+    weights: Tensor
+    laws: list[LowRankNormal]
+    history: list[float]
+
+
+def fit_mixture(
+    x: Tensor,
+    components: int,
+    *,
+    rank: int,
+    generator: torch.Generator | None,
+    floor: float,
+    iterations: int,
+    tolerance: float,
+    callback: Callable[[int, float], None] | None = None,
+) -> Mixture:
+    """Maximise the likelihood of rows x (N, d) over mixtures with variances >= floor^2.
+
+    Every step solves its constrained maximisation exactly, so the log-likelihood never falls
+    (but for rounding).
+
+    Args:
+        x: Images flattened, (N, d).
+        components: K.
+        rank: Directions of each component, < d; d - 1 gives full covariances.
+        generator: For the k-means++ start.
+        floor: Least std along any direction.
+        iterations: At most so many steps.
+        tolerance: Stop when a step gains less, nats per number.
+        callback: Called with (iteration, mean log-likelihood of an image in nats).
+    Source: Tipping, Bishop 1999, "Mixtures of probabilistic principal component analysers",
+        appendix C; Arthur, Vassilvitskii 2007 (k-means++).
+    """
+    responsibilities = _k_means(x, components, generator)
+    laws: list[LowRankNormal | None] = [None] * components
+    history: list[float] = []
+    for step in range(iterations):
+        totals = responsibilities.double().sum(0)
+        laws = [
+            _fit_component(x, responsibilities[:, k], rank, floor, laws[k])
+            for k in range(components)
+        ]
+        weights = (totals / totals.sum()).to(x.dtype)
+        found = [law for law in laws if law is not None]
+        joint = log_joint(x, weights, found)
+        evidence = joint.logsumexp(1)
+        history.append(float(evidence.double().mean()))
+        if callback is not None:
+            callback(step, history[-1])
+        if step and history[-1] - history[-2] < tolerance * x.shape[1]:
+            break
+        responsibilities = (joint - evidence[:, None]).exp()
+    return Mixture(weights, found, history)
+
+
+def log_joint(
+    x: Tensor,
+    weights: Tensor,
+    laws: list[LowRankNormal],
+    noise_variance: float | Tensor = 0.0,
+) -> Tensor:
+    """Return log w_k N(x; law k + noise_variance I) for rows x (B, d), (B, K)."""
+    densities = [law.log_prob(x, noise_variance) for law in laws]
+    return torch.stack(densities, 1) + weights.log()
+
+
+def _squared_distances(x: Tensor, centre: Tensor) -> Tensor:
+    chunks = x.split(max(1, _ROW_VALUES // x.shape[1]))
+    return torch.cat([(chunk - centre).square().sum(1) for chunk in chunks])
+
+
+def _k_means(x: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
+    """Hard assignments (N, K) by k-means++ and a few Lloyd steps."""
+    draws = uniform((components,), generator, dtype=torch.float64, device=x.device)
+    first = int(draws[0] * len(x))
+    centres = [x[first]]
+    nearest = _squared_distances(x, centres[0])
+    for draw in draws[1:]:
+        shares = nearest.double().cumsum(0)
+        pick = torch.searchsorted(shares, draw * shares[-1]).clamp(max=len(x) - 1)
+        centres.append(x[int(pick)])
+        nearest = torch.minimum(nearest, _squared_distances(x, centres[-1]))
+    means = torch.stack(centres)
+    assigned = torch.zeros(len(x), components, dtype=x.dtype, device=x.device)
+    for _ in range(_LLOYD_STEPS):
+        scores = means.square().sum(1) - 2 * x @ means.T
+        assigned = torch.nn.functional.one_hot(scores.argmin(1), components).to(x.dtype)
+        counts = assigned.sum(0)[:, None]
+        means = torch.where(counts > 0, assigned.T @ x / counts.clamp(min=1), means)
+    return assigned
+
+
+def _fit_component(
+    x: Tensor, share: Tensor, rank: int, floor: float, previous: LowRankNormal | None
+) -> LowRankNormal:
+    """The likeliest law of given rank for rows x weighted by `share` (N,)."""
+    total = share.sum()
+    held = share > torch.finfo(share.dtype).eps
+    if int(held.sum()) < 2 and previous is not None:
+        return previous  # nothing to learn from: a step that leaves it alone cannot lose
+    rows, share = x[held], share[held] / total.clamp(min=torch.finfo(x.dtype).tiny)
+    mean = share @ rows if len(rows) else x.mean(0)
+    root = (rows - mean) * share.sqrt()[:, None]
+    d = x.shape[1]
+    if len(root) < d:
+        law = LowRankNormal.from_factors(mean, root, mean.new_zeros(()))
+        values, basis = law.variances, law.basis
+    else:
+        values, vectors = torch.linalg.eigh((root.T @ root).double())
+        values, basis = values.flip(0).clamp(min=0).to(x.dtype), vectors.flip(1).T.to(x.dtype)
+    kept = min(rank, len(values))
+    rest = (root.double().square().sum() - values[:kept].double().sum()) / (d - kept)
+    variance = rest.clamp(min=floor**2).to(x.dtype)
+    return LowRankNormal(
+        mean, basis[:kept], (values[:kept] - variance).clamp(min=0), variance.sqrt()
+    )
