@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from genprior.operators.conjugate_gradient import conjugate_gradient
-from genprior.operators.spectrum import SVD, Spectrum, per_row, spectrum_of_gram
 from torch import Tensor, nn
 from typing_extensions import Self
+
+from genprior.operators.conjugate_gradient import conjugate_gradient
+from genprior.operators.spectrum import SVD, Spectrum, per_row, spectrum_of_gram
 
 __all__ = ["SVD", "LinearOperator", "Operator", "Shape", "Spectrum", "concrete", "per_row"]
 
@@ -72,10 +73,12 @@ class Operator(nn.Module, ABC):
         self._memo.clear()
         return copy.deepcopy(self).to(device=device, dtype=dtype)
 
-    def _copy_with(self, **buffers: Tensor) -> Self:
-        """A shallow copy in which some buffers are replaced; nothing else is duplicated."""
+    def _copy_with(self, **parts: Tensor | nn.Module) -> Self:
+        """A shallow copy with some buffers or modules replaced; nothing else is duplicated."""
         other = copy.copy(self)
-        other._buffers = {**self._buffers, **buffers}
+        other._buffers, other._modules = dict(self._buffers), dict(self._modules)
+        for name, part in parts.items():
+            setattr(other, name, part)
         other._memo = {}
         return other
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
+
 from genprior.operators.base import LinearOperator, Shape, Spectrum, concrete
 from genprior.operators.spectrum import dense_spectrum
-from torch import Tensor
 
 
 class Matrix(LinearOperator):

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from genprior.operators.base import per_row
-from genprior.operators.random import Generators, normal, poisson
 from torch import Tensor
 from typing_extensions import Self
+
+from genprior.operators.base import per_row
+from genprior.operators.random import Generators, normal, poisson
 
 
 def _seen(values: Tensor, observed: Tensor | None) -> Tensor:

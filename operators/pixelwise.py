@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from genprior.operators.base import LinearOperator, Shape, Spectrum
 from torch import Tensor
 from typing_extensions import Self
+
+from genprior.operators.base import LinearOperator, Shape, Spectrum
 
 
 class _Pixelwise(LinearOperator):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from genprior.operators.base import LinearOperator, Operator, Shape
 from genprior.operators.noise import Noise
 from genprior.operators.random import Generators
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,222 @@
+"""Operators diagonal in the Fourier basis: blur, and blur followed by decimation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genprior.operators.base import LinearOperator, Shape, Spectrum
+
+
+class _Convolution(LinearOperator):
+    """Shares the circular convolution with a kernel that is centred at (h // 2, w // 2)."""
+
+    kernel: Tensor
+
+    def __init__(self, kernel: Tensor, image_shape: Shape, measurement_shape: Shape) -> None:
+        if kernel.ndim != 2 or not kernel.is_floating_point() or not kernel.isfinite().all():
+            raise ValueError(
+                "kernel must be finite, floating point and (h, w), not "
+                f"{kernel.dtype} {tuple(kernel.shape)}"
+            )
+        if len(image_shape) != 3:
+            raise ValueError(f"image_shape must be (C, H, W), not {tuple(image_shape)}")
+        super().__init__(image_shape, measurement_shape)
+        self.register_buffer("kernel", kernel)
+        self._check_size(image_shape[1:])
+
+    def _transfer(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Fourier transform (H, W // 2 + 1) of the kernel on an image of `size`."""
+        self._check_size(size)
+        return self._remember((size, dtype), self.kernel, lambda: self._transform(size, dtype))
+
+    def _transform(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+        return torch.fft.rfft2(self._centred(size)).to(self.kernel.device, complex_dtype)
+
+    def _centred(self, size: tuple[int, int]) -> Tensor:
+        """The kernel in float64 on the CPU, zero-padded to `size`, its centre at (0, 0)."""
+        h, w = self.kernel.shape
+        padded = torch.zeros(size, dtype=torch.float64)
+        padded[:h, :w] = self.kernel.cpu()
+        return padded.roll((-(h // 2), -(w // 2)), (-2, -1))
+
+    def _convolve(self, x: Tensor, *, adjoint: bool = False) -> Tensor:
+        size = (x.shape[-2], x.shape[-1])
+        transfer = self._transfer(size, x.dtype)
+        transfer = transfer.conj() if adjoint else transfer
+        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=size)
+
+    def _power(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Squared modulus of the kernel's transform at every frequency, (H, W)."""
+
+        def compute() -> Tensor:
+            power = torch.fft.fft2(self._centred(size)).abs().square()
+            return power.to(self.kernel.device, dtype)
+
+        return self._remember(("power", size, dtype), self.kernel, compute)
+
+    def _check_size(self, size: Shape) -> None:
+        for name, has, needs in zip(("height", "width"), size, self.kernel.shape, strict=True):
+            if has is not None and has < needs:
+                raise ValueError(
+                    f"the kernel {tuple(self.kernel.shape)} exceeds the image: its {name} is "
+                    f"{has}; crop the kernel or pad the image"
+                )
+
+
+class Blur(_Convolution):
+    """y = kernel * x, every channel by itself.
+
+    "circular" wraps around the borders. "valid" keeps the pixels that need nothing from beyond
+    them: y is smaller by (h - 1, w - 1), and solves are iterative.
+
+    Args:
+        kernel: (h, w), centred at (h // 2, w // 2); not normalised here.
+        image_shape: (C, H, W), None where any size will do.
+        boundary: "circular" or "valid".
+    """
+
+    def __init__(
+        self,
+        kernel: Tensor,
+        image_shape: Shape,
+        *,
+        boundary: Literal["circular", "valid"] = "circular",
+    ) -> None:
+        if boundary not in ("circular", "valid"):
+            raise ValueError(f'boundary must be "circular" or "valid", not {boundary!r}')
+        shape = tuple(image_shape)
+        if boundary == "valid" and kernel.ndim == 2:
+            lost = (0, kernel.shape[0] - 1, kernel.shape[1] - 1)
+            shape = tuple(
+                None if n is None else n - less for n, less in zip(shape, lost, strict=False)
+            )
+        super().__init__(kernel, image_shape, shape)
+        self.boundary = boundary
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._convolve(x)
+        if self.boundary == "circular":
+            return y
+        top, bottom, left, right = self._margins()
+        return y[..., top : y.shape[-2] - bottom, left : y.shape[-1] - right]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if self.boundary == "valid":
+            top, bottom, left, right = self._margins()
+            y = torch.nn.functional.pad(y, (left, right, top, bottom))
+        return self._convolve(y, adjoint=True)
+
+    def _margins(self) -> tuple[int, int, int, int]:
+        """Rows and columns next to the borders that the kernel wraps around."""
+        h, w = self.kernel.shape
+        return h - 1 - h // 2, h // 2, w - 1 - w // 2, w // 2
+
+    def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
+        if self.boundary == "valid":
+            return None
+        like = self._example(like)
+        return _fourier(self._power((like.shape[-2], like.shape[-1]), like.dtype))
+
+    def gram_diagonal(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        like = self._example(like)
+        spectrum = self.spectrum(like)
+        if spectrum is None:
+            return super().gram_diagonal(damping, scale=scale, like=like)
+        # A circulant matrix has a constant diagonal: the mean of its eigenvalues.
+        weights = spectrum.eigenvalues * spectrum.inverse(damping, scale=scale)
+        constant = weights.mean(dim=(1, 2, 3), keepdim=True)
+        return constant.expand(-1, *like.shape[1:]).clone()
+
+
+class Downsampling(_Convolution):
+    """y = (kernel * x) at every factor-th pixel: super-resolution. The borders wrap around.
+
+    Args:
+        factor: Reduction of height and width, which it must divide.
+        image_shape: (C, H, W) of the large image, None where any size will do.
+        kernel: (h, w); by default the mean over each block of factor x factor pixels. Others
+            are aligned likewise: to the middle of the block, or half a pixel before it where
+            kernel and factor are not both odd or both even.
+    """
+
+    def __init__(self, factor: int, image_shape: Shape, *, kernel: Tensor | None = None) -> None:
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"factor must be a whole number >= 1, not {factor!r}")
+        if kernel is None:
+            kernel = torch.full((factor, factor), 1 / factor**2, dtype=torch.float64)
+        small = tuple(
+            n if n is None or i == 0 else self._divide(n, factor)
+            for i, n in enumerate(image_shape)
+        )
+        super().__init__(kernel, image_shape, small)
+        self.factor = factor
+        self._offsets = tuple(max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
+
+    @staticmethod
+    def _divide(n: int, factor: int) -> int:
+        if n % factor:
+            raise ValueError(f"the factor {factor} does not divide the image's side {n}: crop it")
+        return n // factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        for n in x.shape[-2:]:
+            self._divide(n, self.factor)
+        top, left = self._offsets
+        return self._convolve(x)[..., top :: self.factor, left :: self.factor]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        top, left = self._offsets
+        height, width = (n * self.factor for n in y.shape[-2:])
+        x = y.new_zeros(*y.shape[:-2], height, width)
+        x[..., top :: self.factor, left :: self.factor] = y
+        return self._convolve(x, adjoint=True)
+
+    def spectrum(self, like: Tensor | None = None) -> Spectrum:
+        like = self._example(like)
+        h, w = like.shape[-2:]
+        f = self.factor
+        # Decimation folds the f x f frequencies that become one another's aliases.
+        power = self._power((h * f, w * f), like.dtype).view(f, h, f, w)
+        return _fourier(power.mean(dim=(0, 2)))
+
+    def gram_diagonal(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        like = self._example(like)
+        f = self.factor
+        channels, h, w = like.shape[1:]
+        # All blocks and channels are alike: one impulse for each pixel of one block will do.
+        impulses = like.new_zeros(f, f, 1, h * f, w * f)
+        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
+        impulses[rows, columns, 0, rows, columns] = 1
+        spectrum = self.spectrum(like)
+        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
+        inverse = spectrum.inverse(damping, scale=scale)
+        block = (inverse * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
+        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
+
+
+def _fourier(power: Tensor) -> Spectrum:
+    """The spectrum of a circulant matrix with the eigenvalues `power` (h, w) in each channel."""
+
+    def to(y: Tensor) -> Tensor:
+        return torch.fft.fft2(y, norm="ortho")
+
+    def back(c: Tensor) -> Tensor:
+        return torch.fft.ifft2(c, norm="ortho").real
+
+    return Spectrum(power[None, None], to, back)

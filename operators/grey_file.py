@@ -1,0 +1,33 @@
+"""Reads an image file as grey values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def read_grey(path: str | Path) -> Tensor:
+    """Read a grey, colour or palette image without transparency as (H, W), float64 in [0, 1].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, damaged, or partly transparent.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+                raise ValueError(f"{path} is partly transparent: flatten it to black and white")
+            # I and F hold more than 8 bits; everything else becomes 8-bit grey.
+            deep = image.mode[0] in "IF"
+            values = np.array(image if deep else image.convert("L"), dtype=np.float64)
+            scale = {"I": 65535.0, "F": 1.0}.get(image.mode[0], 255.0)
+    except FileNotFoundError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    return torch.from_numpy(values / scale)
