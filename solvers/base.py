@@ -177,7 +177,9 @@ class Solver(ABC):
                 samples=s1 - s0,
                 image_shape=shape,
                 image_generators=images[b0:b1],
-                generators=[rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)],
+                generators=[
+                    rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)
+                ],
                 progress=progress,
             )
             parts.append((b0, self._solve_safely(chunk, counted)))
@@ -327,34 +329,48 @@ def _join(parts: list[tuple[int, Solution]]) -> Solution:
     by_images: dict[int, list[Solution]] = {}
     for first, part in parts:
         by_images.setdefault(first, []).append(part)
-    steps = {k: max(p.trace[k].shape[0] for _, p in parts) for k in parts[0][1].trace}
+    groups = [_join_samples(group) for group in by_images.values()]
 
-    def padded(value: Tensor, length: int) -> Tensor:
-        return torch.cat([value, value.new_full((length - len(value), value.shape[1]), torch.nan)])
-
-    def over_samples(group: list[Solution], name: str) -> Tensor | None:
-        values = [getattr(p, name) for p in group]
-        return None if values[0] is None else torch.cat(values, 1)
-
-    groups = list(by_images.values())
-
-    def whole(values: list[Tensor | None], dim: int = 0) -> Tensor | None:
+    def whole(values: list[Tensor | None]) -> Tensor | None:
         found = [v for v in values if v is not None]
-        return torch.cat(found, dim) if found else None
+        return torch.cat(found) if found else None
 
-    samples = whole([over_samples(g, "samples") for g in groups])
-    converged = whole([torch.stack([p.converged for p in g]).all(0) for g in groups])
-    assert samples is not None and converged is not None
+    steps = {k: max(len(g.trace[k]) for g in groups) for k in groups[0].trace}
     return Solution(
-        samples=samples,
-        converged=converged,
-        mean=whole([g[0].mean for g in groups]),
-        std=whole([g[0].std for g in groups]),
-        latents=whole([over_samples(g, "latents") for g in groups]),
+        samples=torch.cat([g.samples for g in groups]),
+        converged=torch.cat([g.converged for g in groups]),
+        mean=whole([g.mean for g in groups]),
+        std=whole([g.std for g in groups]),
+        latents=whole([g.latents for g in groups]),
         trace={
-            k: torch.cat(
-                [torch.stack([padded(p.trace[k], n) for p in g]).mean(0) for g in groups], 1
-            )
+            k: torch.cat([_padded(g.trace[k], n) for g in groups], 1) for k, n in steps.items()
+        },
+    )
+
+
+def _join_samples(group: list[Solution]) -> Solution:
+    """Put together the chunks that hold different samples of the same images."""
+    first = group[0]
+    if len(group) == 1:
+        return first
+    counts = [p.samples.shape[1] for p in group]
+    steps = {k: max(len(p.trace[k]) for p in group) for k in first.trace}
+    latents = [p.latents for p in group if p.latents is not None]
+    return Solution(
+        samples=torch.cat([p.samples for p in group], 1),
+        converged=torch.stack([p.converged for p in group]).all(0),
+        mean=first.mean,
+        std=first.std,
+        latents=torch.cat(latents, 1) if latents else None,
+        trace={
+            # The mean over all samples: a chunk counts by how many it holds.
+            k: sum(c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True))
+            / sum(counts)
             for k, n in steps.items()
         },
     )
+
+
+def _padded(trace: Tensor, steps: int) -> Tensor:
+    """Fill a trace (n, b) that ended early up to `steps` with NaN."""
+    return torch.cat([trace, trace.new_full((steps - len(trace), trace.shape[1]), torch.nan)])

@@ -1,0 +1,184 @@
+"""The boundary that all solvers share: chunking, counting, messages, the Result."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import genprior
+from genprior.operators import (
+    GaussianNoise,
+    Identity,
+    Inpainting,
+    Operator,
+    PoissonNoise,
+    Problem,
+    masks,
+)
+from genprior.operators.random import normal
+from genprior.priors import DenoisingPrior, Gaussian, LatentPrior
+from genprior.solvers import ExactPosterior, Result, Solution, Solver, available
+
+SHAPE = (1, 4, 3)
+
+
+def gaussian(seed=0, shape=SHAPE):
+    draws = normal((4, *shape), torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Gaussian(torch.full(shape, 0.5, dtype=torch.float64), 0.2 * draws[1:], residual=0.1)
+
+
+def problem(count=3, operator=None, noise=None):
+    x = gaussian().sample(count, generator=torch.Generator().manual_seed(1))
+    return Problem.simulate(
+        x,
+        operator or Inpainting(masks.half(SHAPE[1:])),
+        noise or GaussianNoise(0.1),
+        generator=torch.Generator().manual_seed(2),
+    )
+
+
+class Latent(LatentPrior):
+    """Latent-only: what a GAN is."""
+
+    image_shape, latent_shape, config = SHAPE, SHAPE, {}
+
+    def decode(self, z):
+        return z
+
+    def sample(self, n, *, size=None, generator=None):
+        return normal((n, *SHAPE), generator)
+
+
+class Square(Operator):
+    """Nonlinear."""
+
+    def forward(self, x):
+        return x**2
+
+
+@dataclass(frozen=True)
+class _Walk(Solver):
+    """Adds noise `steps` times; one forward and one VJP each."""
+
+    steps: int = 3
+    needs = DenoisingPrior
+
+    def _solve(self, chunk, prior):
+        rows = chunk.rows
+        x = torch.zeros(len(rows.y), *chunk.image_shape, dtype=rows.y.dtype)
+        trace = []
+        for _ in chunk.track(range(self.steps), "walk"):
+            x = x + normal(x.shape, chunk.generators, dtype=x.dtype)
+            with torch.enable_grad():
+                leaf = x.clone().requires_grad_()
+                out = prior.denoise(leaf, 0.5).square().sum()
+            x = x + torch.autograd.grad(out, leaf)[0]
+            trace.append(x.flatten(1).norm(dim=1).reshape(-1, chunk.samples).mean(1))
+        samples = x.reshape(-1, chunk.samples, *chunk.image_shape)
+        done = torch.ones(len(samples), dtype=torch.bool)
+        return Solution(samples=samples, converged=done, trace={"norm": torch.stack(trace)})
+
+
+def per_image(count):
+    return [torch.Generator().manual_seed(100 + i) for i in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8, 100])
+def test_result_does_not_depend_on_chunks(batch_size):
+    """Catches noise drawn per chunk, samples put together in the wrong order, traces mixed up."""
+    want = _Walk()(problem(), gaussian(), num_samples=5, generator=per_image(3))
+    got = _Walk()(
+        problem(), gaussian(), num_samples=5, generator=per_image(3), batch_size=batch_size
+    )
+    torch.testing.assert_close(got.samples, want.samples)
+    torch.testing.assert_close(got.std, want.std)
+    torch.testing.assert_close(got.trace["norm"], want.trace["norm"])
+
+
+def test_image_alone_equals_image_in_batch():
+    """Catches a row whose result depends on its neighbours."""
+    whole = _Walk()(problem(), gaussian(), num_samples=2, generator=per_image(3))
+    one = _Walk()(
+        problem().take(torch.tensor([1])), gaussian(), num_samples=2, generator=per_image(3)[1:2]
+    )
+    torch.testing.assert_close(one.samples[0], whole.samples[1])
+
+
+def test_evaluations_are_counted_per_sample():
+    """Catches a count per chunk or per batch, and VJPs left out."""
+    result = _Walk(steps=4)(problem(), gaussian(), num_samples=3, batch_size=2)
+    assert (result.forwards, result.vjps) == (4, 4)
+
+
+def test_result_round_trip(tmp_path):
+    """Catches a field that save forgets."""
+    result = _Walk()(problem(), gaussian(), num_samples=2)
+    result.save(tmp_path / "r.safetensors")
+    again = Result.load(tmp_path / "r.safetensors")
+    for name in ("samples", "mean", "std", "converged"):
+        torch.testing.assert_close(getattr(again, name), getattr(result, name))
+    torch.testing.assert_close(again.trace["norm"], result.trace["norm"])
+    names = ("forwards", "vjps", "seconds", "solver", "point_estimate", "latents")
+    assert [getattr(again, n) for n in names] == [getattr(result, n) for n in names]
+
+
+def test_result_of_truncated_file_is_an_error(tmp_path):
+    """Catches a half-written result taken for whole."""
+    path = tmp_path / "r.safetensors"
+    _Walk()(problem(), gaussian()).save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="whole safetensors"):
+        Result.load(path)
+
+
+def test_wrong_prior_names_what_would_do():
+    """Catches a message that leaves the user without a next step."""
+    with pytest.raises(TypeError, match=r"ExactPosterior needs an ExactPrior; Latent is latent"):
+        ExactPosterior()(problem(), Latent())
+    assert "ExactPosterior" in available(gaussian())
+    assert "ExactPosterior" not in available(Latent())
+
+
+def test_wrong_operator_and_noise_are_named():
+    """Catches a formula for linear operators or Gaussian noise applied to others."""
+    nonlinear = Problem(problem().y, Square(SHAPE, SHAPE), GaussianNoise(0.1))
+    with pytest.raises(TypeError, match=r"linear operator; Square is not"):
+        ExactPosterior()(nonlinear, gaussian())
+    counts = Problem(problem().y, Identity(SHAPE), PoissonNoise(50.0))
+    with pytest.raises(TypeError, match="PoissonNoise"):
+        ExactPosterior()(counts, gaussian())
+
+
+@pytest.mark.parametrize("keywords", [{"num_samples": 0}, {"batch_size": 0}])
+def test_counts_below_one_are_refused(keywords):
+    """Catches an empty result returned in silence."""
+    with pytest.raises(ValueError, match="at least 1"):
+        ExactPosterior()(problem(), gaussian(), **keywords)
+
+
+def test_prior_of_another_size_is_refused():
+    """Catches a broadcast that hides a mismatch, channels included."""
+    for shape in [(1, 3, 3), (3, 4, 3)]:
+        with pytest.raises(ValueError, match=r"\(1, 4, 3\)"):
+            genprior.solve(problem(operator=Identity(SHAPE)), gaussian(shape=shape))
+
+
+def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
+    """Catches a bare allocator error."""
+
+    def fail(self, chunk, prior):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(_Walk, "_solve", fail)
+    with pytest.raises(MemoryError, match="batch_size=3"):
+        _Walk()(problem(), gaussian(), num_samples=2)
+
+
+def test_solve_is_exact_where_it_can_be():
+    """Catches a default that samples where the posterior is known, and wrong moments."""
+    result = genprior.solve(problem(), gaussian(), generator=torch.Generator().manual_seed(0))
+    posterior = gaussian().posterior(problem())
+    torch.testing.assert_close(result.mean, posterior.mean)
+    torch.testing.assert_close(result.std, posterior.std)
+    assert result.samples.shape == (3, 4, *SHAPE)
+    assert not result.point_estimate
