@@ -134,7 +134,8 @@ def load_features(name: str, folder: str | Path) -> LeNet | MobileNet | VGG16:
     path = Path(folder, *FILES[name])
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
-    network = networks[name]()
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights
+        network = networks[name]()
     missing, unexpected = network.load_state_dict(_state(name, path), strict=False)
     if unexpected or not set(missing) <= {"mean", "std"}:
         raise ValueError(f"{path} holds the weights of another network than {name}")

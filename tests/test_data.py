@@ -198,7 +198,7 @@ def test_folder_without_images(tmp_path, kind):
     (tmp_path / "notes.md").write_text("no images here")
     if kind == "unreadable":
         (tmp_path / "a.png").write_text("no image either")
-    with pytest.raises(ValueError, match="holds no images|no image that can be read"):
+    with pytest.raises(ValueError, match=r"holds no images|no image that can be read"):
         images(tmp_path, size=8, skip_bad=True)
 
 
