@@ -172,6 +172,7 @@ class Solver(ABC):
         rows = spawn(images, count, per=num_samples)
         parts = []
         for b0, b1, s0, s1 in self._chunks(count, num_samples, shape, batch_size):
+            mine = [rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)]
             chunk = Chunk(
                 problem=problem.take(torch.arange(b0, b1, device=problem.y.device)),
                 samples=s1 - s0,
@@ -285,7 +286,9 @@ def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
             )
     shape = tuple(a if a is not None else b for a, b in zip(*known, strict=True))
     if None in shape:
-        shape = tuple(a if a is not None else b for a, b in zip(shape, problem.image_shape))
+        shape = tuple(
+            a if a is not None else b for a, b in zip(shape, problem.image_shape, strict=True)
+        )
     for ours, theirs in zip(prior.image_shape, shape, strict=True):
         if ours is not None and ours != theirs:
             raise ValueError(f"y is of images {shape}, {type(prior).__name__} for {known[1]}")
@@ -336,6 +339,7 @@ def _join(parts: list[tuple[int, Solution]]) -> Solution:
         return torch.cat(found) if found else None
 
     steps = {k: max(len(g.trace[k]) for g in groups) for k in groups[0].trace}
+    trace = {k: [_padded(g.trace[k], n) for g in groups] for k, n in steps.items()}
     return Solution(
         samples=torch.cat([g.samples for g in groups]),
         converged=torch.cat([g.converged for g in groups]),
@@ -364,7 +368,9 @@ def _join_samples(group: list[Solution]) -> Solution:
         latents=torch.cat(latents, 1) if latents else None,
         trace={
             # The mean over all samples: a chunk counts by how many it holds.
-            k: sum(c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True))
+            k: torch.stack(
+                [c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True)]
+            ).sum(0)
             / sum(counts)
             for k, n in steps.items()
         },
