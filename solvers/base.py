@@ -339,7 +339,6 @@ def _join(parts: list[tuple[int, Solution]]) -> Solution:
         return torch.cat(found) if found else None
 
     steps = {k: max(len(g.trace[k]) for g in groups) for k in groups[0].trace}
-    trace = {k: [_padded(g.trace[k], n) for g in groups] for k, n in steps.items()}
     return Solution(
         samples=torch.cat([g.samples for g in groups]),
         converged=torch.cat([g.converged for g in groups]),
