@@ -178,9 +178,7 @@ class Solver(ABC):
                 samples=s1 - s0,
                 image_shape=shape,
                 image_generators=images[b0:b1],
-                generators=[
-                    rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)
-                ],
+                generators=mine,
                 progress=progress,
             )
             parts.append((b0, self._solve_safely(chunk, counted)))
