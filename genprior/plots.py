@@ -1,0 +1,241 @@
+"""Pictures of what was measured and what was found, without any global plotting state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genprior.image_files import write_image
+from genprior.metrics import psnr
+from genprior.operators import LinearOperator, Problem
+from genprior.solvers import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MISSING = (0.80, 0.84, 0.93)
+"""Colour of pixels that were not measured: no grey level, and rare in photographs."""
+
+PANEL = 1.5
+"""Inches of one panel."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a picture: one image, what was measured of it, and what was found.
+
+    Attributes:
+        problem: The problem of this image alone.
+        mean, std: (C, H, W); std is None where unknown.
+        samples: (S, C, H, W).
+        truth: (C, H, W), None where unknown.
+        label: Written at its left.
+    """
+
+    problem: Problem
+    mean: Tensor
+    std: Tensor | None
+    samples: Tensor
+    truth: Tensor | None = None
+    label: str = ""
+
+
+def rows(
+    result: Result, problem: Problem, truth: Tensor | None = None, *, label: str = ""
+) -> list[Row]:
+    """Cut a Result into the rows of a picture, one for each image.
+
+    Args:
+        result: For B images.
+        problem: What it solves.
+        truth: (B, C, H, W).
+        label: Written at the left of each.
+    """
+    index = torch.arange(problem.batch, device=problem.device)
+    return [
+        Row(
+            problem=problem.take(index[i : i + 1]),
+            mean=result.mean[i],
+            std=None if result.std is None else result.std[i],
+            samples=result.samples[i],
+            truth=None if truth is None else truth[i],
+            label=label,
+        )
+        for i in range(problem.batch)
+    ]
+
+
+def show(
+    result: Result,
+    problem: Problem,
+    truth: Tensor | None = None,
+    *,
+    path: str | Path | None = None,
+    samples: int = 4,
+) -> Figure:
+    """Draw truth, measurement, mean, spread and samples, a row for each of at most 8 images.
+
+    Args:
+        result: For B images.
+        problem: What it solves.
+        truth: (B, C, H, W), if known; the mean's PSNR is then written under it.
+        path: Also write the picture there (PNG, PDF, ...).
+        samples: Most samples to show.
+    """
+    return draw(rows(result, problem, truth)[:8], path=path, samples=samples)
+
+
+def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int = 4) -> Figure:
+    """Draw rows, which may come from several priors or solvers, with one scale of spread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    shown = min(samples, min(len(line.samples) for line in lines))
+    spread = any(line.std is not None for line in lines)
+    single = all(len(line.samples) == 1 and line.std is None for line in lines)
+    titles = ["truth"] if lines[0].truth is not None else []
+    titles += ["measurement"] + (["estimate"] if single else ["posterior mean"])
+    titles += ["spread"] if spread else []
+    titles += [] if single else [f"sample {i + 1}" for i in range(shown)]
+    height, width = lines[0].mean.shape[-2:]
+    labelled = 0.3 if any(line.label for line in lines) else 0.0
+    figure = Figure(
+        figsize=(
+            len(titles) * PANEL + labelled + 0.2,
+            len(lines) * (PANEL * height / width + 0.2) + 0.3 + (0.35 if spread else 0),
+        ),
+        layout=ConstrainedLayoutEngine(
+            compress=True, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02
+        ),
+        dpi=200,
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(lines), len(titles), squeeze=False)
+    top = max(
+        (_spread(line.std).max().item() for line in lines if line.std is not None), default=0
+    )
+    for line, row in zip(lines, axes, strict=True):
+        _draw_row(line, list(row), titles, top)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8, pad=4)
+    if spread:
+        _add_colour_bar(figure, list(axes[:, titles.index("spread")]))
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def grid(
+    images: Tensor,
+    *,
+    path: str | Path | None = None,
+    columns: int | None = None,
+    force: bool = True,
+) -> Tensor:
+    """Tile images (N, C, H, W) in [0, 1] with white gaps, (C, H', W'); small ones are enlarged.
+
+    Args:
+        images: Grey or colour; pixels outside [0, 1] are clipped.
+        path: Also write the picture there.
+        columns: About the square root of N if None.
+        force: Replace an existing file.
+    """
+    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images (N, 1 or 3, H, W) were expected, {tuple(images.shape)} came")
+    count, channels, height, width = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    lines = math.ceil(count / columns)
+    scale = max(1, round(96 / max(height, width)))
+    tiles = images.detach().float().cpu().clamp(0, 1)
+    tiles = tiles.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    gap = 2
+    tiles = torch.nn.functional.pad(tiles, (0, gap, 0, gap), value=1.0)
+    blank = tiles.new_ones((lines * columns - count, *tiles.shape[1:]))
+    tiles = torch.cat([tiles, blank]).reshape(lines, columns, *tiles.shape[1:])
+    picture = tiles.permute(2, 0, 3, 1, 4).reshape(
+        channels, lines * tiles.shape[3], columns * tiles.shape[4]
+    )[:, :-gap, :-gap]
+    if path is not None:
+        write_image(path, picture, force=force)
+    return picture
+
+
+def measurement(problem: Problem) -> tuple[Tensor | None, str]:
+    """Make a picture (3 or 1, h, w) of one measurement, and say which.
+
+    Missing pixels are coloured; what is no image (compressed sensing) is shown through the
+    pseudo-inverse, and what has none, not at all.
+    """
+    y = problem.y[0]
+    if y.ndim != 3 or y.shape[0] not in (1, 3):
+        if not isinstance(problem.operator, LinearOperator):
+            return None, "no picture"
+        return problem.operator.pinv(problem.y)[0], "pseudo-inverse"
+    observed = problem.operator.observed
+    if observed is None:
+        return y, ""
+    seen = observed[0].expand_as(y).all(0)
+    colour = torch.tensor(MISSING, dtype=y.dtype, device=y.device).view(3, 1, 1)
+    return torch.where(seen, y.expand(3, -1, -1), colour), ""
+
+
+def _draw_row(line: Row, axes: Sequence[Any], titles: Sequence[str], top: float) -> None:
+    picture, note = measurement(line.problem)
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for side in axis.spines.values():
+            side.set_visible(False)
+        if title == "truth" and line.truth is not None:
+            _image(axis, line.truth)
+        elif title == "measurement":
+            axis.set_xlabel(note, fontsize=7, labelpad=2)
+            if picture is not None:
+                _image(axis, picture)
+        elif title in ("posterior mean", "estimate"):
+            _image(axis, line.mean)
+            if line.truth is not None:
+                value = psnr(line.mean[None], line.truth[None]).item()
+                axis.set_xlabel(f"{value:.1f} dB", fontsize=7, labelpad=2)
+        elif title == "spread" and line.std is not None:
+            axis.imshow(_spread(line.std), cmap="magma", vmin=0, vmax=top, **_look(line.std))
+        elif title.startswith("sample"):
+            _image(axis, line.samples[int(title.split()[1]) - 1])
+    if line.label:
+        axes[0].set_ylabel(line.label, fontsize=8, labelpad=4)
+
+
+def _image(axis: Any, x: Tensor) -> None:
+    x = x.detach().float().cpu().clamp(0, 1)
+    if x.shape[0] == 3:
+        axis.imshow(x.permute(1, 2, 0), **_look(x))
+    else:
+        axis.imshow(x.mean(0), cmap="gray", vmin=0, vmax=1, **_look(x))
+
+
+def _look(x: Tensor) -> dict[str, str]:
+    """Small images keep their pixels; large ones are smoothed rather than aliased."""
+    return {"interpolation": "nearest" if max(x.shape[-2:]) <= 200 else "antialiased"}
+
+
+def _spread(std: Tensor) -> Tensor:
+    """Root mean square over channels, (H, W)."""
+    return std.detach().float().cpu().square().mean(0).sqrt()
+
+
+def _add_colour_bar(figure: Any, axes: Sequence[Any]) -> None:
+    drawn = next(axis.images[0] for axis in axes if axis.images)
+    bar = figure.colorbar(
+        drawn, ax=axes, orientation="horizontal", pad=0.02, aspect=14, shrink=0.9
+    )
+    bar.ax.tick_params(labelsize=6, length=2, width=0.5, pad=1.5)
+    bar.ax.locator_params(nbins=4)
+    bar.set_label("standard deviation", fontsize=6, labelpad=2)
+    bar.outline.set_visible(False)
