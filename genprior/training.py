@@ -233,6 +233,7 @@ class _Run:
             batch_sampler=_Once(mine),
             collate_fn=_as_is,
             num_workers=self.options.workers,
+            generator=torch.Generator(),  # a loader draws a seed, else from the global one
             pin_memory=self.fabric.device.type == "cuda",
         )
 

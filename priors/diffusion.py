@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
 from genprior.priors import objectives, samplers
@@ -20,7 +22,6 @@ from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
 from genprior.priors.trainable import Objective, TrainablePrior
 from genprior.priors.unet import UNet
-from torch import Tensor, nn
 
 
 class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
@@ -28,7 +29,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
 
     The latent z ~ N(0, I) is the start of the probability flow at the largest sigma, scaled to
     unit variance; `decode` follows the flow down and `encode` follows it up, in `flow_steps`
-    second-order steps, so that they invert each other only up to the discretisation.
+    evaluations, so that they invert each other only up to the discretisation.
 
     Args:
         network: Called as network(u (B, C, H, W), noise (B,)), both of about unit scale.
@@ -39,7 +40,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
     """
 
     exact_encoder: ClassVar[bool] = False
-    flow_steps: ClassVar[int] = 24
+    flow_steps: ClassVar[int] = 48
     _mean: Tensor
     _std: Tensor
 
@@ -225,19 +226,16 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         std = self._normalisation[1]
         return max(low, 0.004 * std), min(high, 80 * std)
 
-    def _flow(self, x: Tensor, sigmas: Tensor, *, to_zero: bool) -> Tensor:
-        return samplers.Heun()(self.denoise, x, sigmas, to_zero=to_zero)
-
-    def _spread(self, z: Tensor) -> float:
+    def _start_std(self) -> float:
         return math.hypot(self._normalisation[1], self._walk_range()[1])
 
     def decode(self, z: Tensor) -> Tensor:
         """Follow the probability flow from latents (B, C, H, W) down to images."""
         self._check(z)
         low, high = self._walk_range()
-        sigmas = samplers.rho_grid(high, low, self.flow_steps, like=z)
-        x = self._normalisation[0].to(z) + self._spread(z) * z
-        return self._flow(x, sigmas, to_zero=True)
+        sigmas = samplers.log_uniform(high, low, self.flow_steps, like=z)
+        x = self._normalisation[0].to(z) + self._start_std() * z
+        return samplers.DPMSolver()(self.denoise, x, sigmas)
 
     def encode(self, x: Tensor) -> Tensor:
         """Follow the probability flow from images (B, C, H, W) up to latents; approximate.
@@ -246,9 +244,9 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         """
         self._check(x)
         low, high = self._walk_range()
-        sigmas = samplers.rho_grid(high, low, self.flow_steps, like=x).flip(0)
-        top = self._flow(x, sigmas, to_zero=False)
-        return (top - self._normalisation[0].to(x)) / self._spread(x)
+        sigmas = samplers.log_uniform(high, low, self.flow_steps, like=x).flip(0)
+        top = samplers.DPMSolver()(self.denoise, x, sigmas, to_zero=False)
+        return (top - self._normalisation[0].to(x)) / self._start_std()
 
     def log_prob_estimate(
         self, x: Tensor, *, steps: int = 64, probes: int = 1, generator: Generators = None

@@ -36,8 +36,6 @@ class ResidualBlock(nn.Module):
         self.film = nn.Linear(EMBEDDING, 2 * outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        # Starts as the identity, so that depth costs nothing in early training.
-        nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(F.silu(self.norm(x)))
@@ -55,7 +53,6 @@ class SelfAttention(nn.Module):
         self.norm = PixelNorm()
         self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.project.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -77,6 +74,7 @@ class UNet(nn.Module):
             none. With 2, a 28x28 image is worked on at 14x14 and 7x7.
         attention: One self-attention at the lowest resolution. It ties the network to images
             near the training size, so leave it out of a prior for photos of any size.
+        seed: Of the starting weights.
 
     Any height and width goes through: images are padded inside (edge pixels repeated) to a
     multiple of `unshuffle * 2 ** (levels - 1)`.
@@ -92,6 +90,7 @@ class UNet(nn.Module):
         blocks: Sequence[int] = (2, 3),
         unshuffle: int = 2,
         attention: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not widths or len(widths) != len(blocks):
@@ -105,17 +104,25 @@ class UNet(nn.Module):
             "unshuffle": unshuffle,
             "attention": attention,
         }
+        with torch.device("meta"):  # the default initialisation would move the global generator
+            self._build(channels * unshuffle**2, widths, blocks, attention)
+        self.to_empty(device="cpu")
+        _initialise(self, torch.Generator().manual_seed(seed))
         self.multiple = unshuffle * 2 ** (len(widths) - 1)
         self.unshuffle = unshuffle
         half = torch.linspace(math.log(0.5), math.log(32.0), EMBEDDING // 4)
         self.register_buffer("frequencies", half.exp(), persistent=False)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def _build(
+        self, folded: int, widths: Sequence[int], blocks: Sequence[int], attention: bool
+    ) -> None:
         self.embed = nn.Sequential(
             nn.Linear(EMBEDDING // 2, EMBEDDING),
             nn.SiLU(),
             nn.Linear(EMBEDDING, EMBEDDING),
             nn.SiLU(),
         )
-        folded = channels * unshuffle**2
         self.entrance = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_stage(w, w, n) for w, n in zip(widths, blocks, strict=True))
         self.shrink = nn.ModuleList(
@@ -130,8 +137,6 @@ class UNet(nn.Module):
         )
         self.norm = PixelNorm()
         self.exit = nn.Conv2d(widths[0], folded, 3, padding=1)
-        nn.init.zeros_(self.exit.weight)
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Evaluate the network.
@@ -162,6 +167,20 @@ class UNet(nn.Module):
             h = _run(self.up[level], h, embedding)
         h = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.unshuffle)
         return h[..., :height, :width]
+
+
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Uniform weights of variance 1 / (3 fan in), as torch's own; zeros where a branch ends.
+
+    Every residual branch starts as nothing, so that depth costs nothing in early training.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            if name.endswith(("second", "project", "exit")):
+                bound = 0.0
+            for weight in layer.parameters(recurse=False):
+                nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.ModuleList:
