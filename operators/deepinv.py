@@ -55,6 +55,9 @@ class PhysicsOperator(Operator):
 
     def __init__(self, physics: Physics, image_shape: Shape) -> None:
         physics = physics.clone()
+        for buffer in physics.buffers():
+            # Some are expanded views, into which no state_dict can be loaded.
+            buffer.data = buffer.clone(memory_format=torch.contiguous_format)
         measurement_shape, dtypes = _probe(physics, concrete(image_shape))
         super().__init__(image_shape, measurement_shape)
         self.physics = physics
