@@ -100,6 +100,7 @@ def train(
     steps: int,
     batch_size: int = 64,
     options: TrainingOptions | None = None,
+    card: dict[str, Any] | None = None,
 ) -> Prior:
     """Train a copy of a prior; resume where `out` holds checkpoints of the same run.
 
@@ -110,6 +111,8 @@ def train(
         steps: Updates.
         batch_size: Images in each update, over all devices together.
         options: The rest.
+        card: Plain data on the weights for prior.safetensors; steps, images seen and seconds are
+            added.
     Returns:
         The exponential moving average of the weights, on the CPU, ready for use.
     Raises:
@@ -125,7 +128,7 @@ def train(
         raise TypeError(
             f"{type(prior).__name__} is not trained by gradients: use {type(prior).__name__}.fit"
         )
-    run = _Run(prior, _as_images(images), Path(out), steps, batch_size, options)
+    run = _Run(prior, _as_images(images), Path(out), steps, batch_size, options, card or {})
     try:
         return run()
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -163,7 +166,9 @@ class _Run:
         steps: int,
         batch_size: int,
         options: TrainingOptions,
+        card: dict[str, Any],
     ) -> None:
+        self.card = card
         self.images, self.out, self.steps, self.options = images, out, steps, options
         self.batch_size = batch_size
         self.fabric = _fabric(options, out, len(prior.objective().turns))
@@ -204,7 +209,7 @@ class _Run:
         for group, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][group])
         self.fabric.strategy.precision.load_state_dict(saved["precision"])
-        self.report.restore(saved["history"])
+        self.report.restore(saved["history"], saved["seconds"])
 
     def __call__(self) -> Prior:
         batches = iter(self._loader())
@@ -284,9 +289,12 @@ class _Run:
             "optimizers": {g: o.state_dict() for g, o in self.optimizers.items()},
             "precision": self.fabric.strategy.precision.state_dict(),
             "history": self.report.history,
+            "seconds": self.report.seconds,
         }
         checkpoints.write(self.out / "checkpoints", step, state)
-        card = {"steps": step, "images_seen": step * self.batch_size * len(self.turns)}
+        seen = step * self.batch_size * len(self.turns)
+        figures = {"steps": step, "images_seen": seen, "seconds": round(self.report.seconds)}
+        card = {**self.card, "training": figures}
         self.average.save(self.out / "prior.safetensors", card=card)
         self.report.pictures(self.average, step)
 

@@ -32,6 +32,7 @@ class Report:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._bar: Any = None
+        self._earlier = 0.0
 
     def __enter__(self) -> Report:
         from tqdm import tqdm
@@ -46,9 +47,14 @@ class Report:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def restore(self, history: dict[str, list[list[float]]]) -> None:
-        """Continue the curves of the run that is resumed."""
-        self.history = history
+    def restore(self, history: dict[str, list[list[float]]], seconds: float) -> None:
+        """Continue the curves and the clock of the run that is resumed."""
+        self.history, self._earlier = history, seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained, over all parts of a resumed run."""
+        return self._earlier + time.perf_counter() - self._began
 
     def add(self, group: str, loss: Tensor, logs: dict[str, float]) -> None:
         """Count one batch in."""

@@ -151,9 +151,9 @@ def test_another_run_is_refused(tmp_path):
     resume()
     with pytest.raises(ValueError, match=r"prior.network.widths: \[8\] before, \[16\] now"):
         resume(tiny(16))
-    with pytest.raises(ValueError, match="data.digest"):
+    with pytest.raises(ValueError, match=r"data\.digest"):
         resume(images=1 - data())
-    with pytest.raises(ValueError, match="data.images: 20 before, 21 now"):
+    with pytest.raises(ValueError, match=r"data\.images: 20 before, 21 now"):
         resume(images=data(21))
     with pytest.raises(ValueError, match=r"settings.learning_rate: 0.001 before, 0.1 now"):
         resume(options=options(learning_rate=0.1))
@@ -270,20 +270,20 @@ def test_rate_and_average_by_hand(tmp_path):
 
 def test_bad_settings(tmp_path):
     """Would catch an error from deep inside, or none, for what a user may well ask."""
-    with pytest.raises(TypeError, match="Gaussian is not trained by gradients: use Gaussian.fit"):
-        gaussian = Gaussian(torch.zeros(1, 6, 6), torch.zeros(0, 1, 6, 6))
+    gaussian = Gaussian(torch.zeros(1, 6, 6), torch.zeros(0, 1, 6, 6))
+    with pytest.raises(TypeError, match=r"not trained by gradients: use Gaussian\.fit"):
         train(gaussian, data(), out=tmp_path, steps=1)
-    with pytest.raises(ValueError, match="3 devices were asked for"):
+    with pytest.raises(ValueError, match="9 devices were asked for"):
         train(
-            tiny(), data(), out=tmp_path, steps=1, options=options(devices=3, accelerator="auto")
+            tiny(), data(), out=tmp_path, steps=1, options=options(devices=9, accelerator="auto")
         )
     with pytest.raises(ValueError, match="divisible by devices x nodes x accumulate = 3"):
         train(tiny(), data(), out=tmp_path, steps=1, batch_size=4, options=options(accumulate=3))
     with pytest.raises(ValueError, match=r"images of shape \(1, 7, 7\)"):
         train(tiny(), data(size=7), out=tmp_path, steps=1, batch_size=4, options=QUIET)
+    crop = options(augment=Augmentation(crop=8))
+    anysize = Diffusion(UNet(1, widths=(8,), blocks=(1,)), (1, None, None))
     with pytest.raises(ValueError, match="no 8x8 crop"):
-        crop = options(augment=Augmentation(crop=8))
-        anysize = Diffusion(UNet(1, widths=(8,), blocks=(1,)), (1, None, None))
         train(anysize, data(), out=tmp_path, steps=1, batch_size=4, options=crop)
     assert not list(tmp_path.iterdir())
 
