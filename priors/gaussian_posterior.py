@@ -83,13 +83,15 @@ class GaussianPosterior:
         """A^T M^-1 A F of image `row`, as rows (k, d)."""
         if self._weights is not None:
             return self._law.factors * self._weights[min(row, len(self._weights) - 1)]
+        if self._law.rank == 0:
+            return self._law.factors
         step = max(1, ROW_VALUES // self._law.dimension)
         parts = []
         for factors in self._law.factors.split(step):
             index = torch.full((len(factors),), row, device=factors.device)
             problem = self._problem.take(index)
             parts.append(self._pull(problem.operator(self._image(factors)), problem))
-        return torch.cat(parts) if parts else self._law.factors
+        return torch.cat(parts)
 
     @cached_property
     def _cholesky(self) -> Tensor:
@@ -116,9 +118,9 @@ class GaussianPosterior:
         for row in weights:
             if support is None or not torch.equal(support, row > 0):
                 support = row > 0
-                few = support if 2 * int(support.sum()) <= support.numel() else ~support
-                part = factors[few.nonzero()[:, 0]]
-                gram = part.T @ part if few is support else whole - part.T @ part
+                seen = 2 * int(support.sum()) <= support.numel()
+                part = _gram(factors, (support if seen else ~support).nonzero()[:, 0])
+                gram = part if seen else whole - part
             grams.append(gram * row.max().to(gram))
         return torch.stack(grams)
 
@@ -154,10 +156,10 @@ class GaussianPosterior:
         for i, inverse in enumerate(inverses.to(factors)):
             if self._weights is not None:
                 seen = 1 - self._scale * self._weights[min(i, len(self._weights) - 1)]
-                spreads.append((inverse @ factors).square().sum(0) * seen.square())
+                spreads.append(_column_norms(inverse, factors) * seen.square())
             else:
                 held = factors - self._scale * self._weighted_factors(i)
-                spreads.append((inverse @ held).square().sum(0))
+                spreads.append(_column_norms(inverse, held))
         variance = isotropic.clamp(min=0) + torch.stack(spreads)
         return self._image(variance.sqrt()).expand(self._count, *self._shape)
 
@@ -225,3 +227,28 @@ class GaussianPosterior:
             pulled = self._pull(problem.residual(x_) - shift, problem)
             out.append(x_ + self._image(self._scale * pulled))
         return torch.cat(out)
+
+
+def _blocks(k: int) -> list[tuple[int, int]]:
+    """Cut 0 ... k into four, for products whose other half is zero or known."""
+    step = max(1, -(-k // 4))
+    return [(start, min(start + step, k)) for start in range(0, k, step)]
+
+
+def _gram(factors: Tensor, index: Tensor) -> Tensor:
+    """F^T F over the rows `index` of F (d, k), its lower half computed and mirrored."""
+    k = factors.shape[1]
+    gram = factors.new_zeros(k, k)
+    for chunk in index.split(1024):  # stays in the cache
+        rows = factors[chunk]
+        for start, stop in _blocks(k):
+            gram[start:stop, :stop] += rows[:, start:stop].T @ rows[:, :stop]
+    return gram.tril() + gram.tril(-1).T
+
+
+def _column_norms(lower: Tensor, rows: Tensor) -> Tensor:
+    """Squared norms of the columns of lower @ rows, for a lower triangular matrix."""
+    norms = rows.new_zeros(rows.shape[1])
+    for start, stop in _blocks(len(lower)):
+        norms += (lower[start:stop, :stop] @ rows[:stop]).square().sum(0)
+    return norms

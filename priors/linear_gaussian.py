@@ -34,10 +34,10 @@ def check_linear_gaussian(prior: Prior, problem: Problem) -> None:
 
 
 def noise_variance(problem: Problem) -> Tensor:
-    """Return sigma^2 of the measurement noise, (B,) or (1,), in y's type."""
+    """Return sigma^2 of the measurement noise, (B,) or a scalar, in y's type."""
     assert isinstance(problem.noise, GaussianNoise)
     sigma = torch.as_tensor(problem.noise.sigma, dtype=problem.y.dtype, device=problem.y.device)
-    return sigma.square().reshape(-1)
+    return sigma.square() if sigma.numel() > 1 else sigma.square().reshape(())
 
 
 def check_density_of_y(problem: Problem, scale: float) -> None:
