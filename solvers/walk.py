@@ -5,12 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from genprior.operators import GaussianNoise, Inpainting, LinearOperator, Problem
+from genprior.operators import (
+    GaussianNoise,
+    Inpainting,
+    LinearOperator,
+    PoissonNoise,
+    Problem,
+)
 from genprior.operators.base import per_row
 from genprior.operators.random import normal
 from genprior.priors import samplers
@@ -40,6 +47,20 @@ def noise_std(problem: Problem) -> Tensor:
     return sigma.reshape(-1).expand(len(problem.y))
 
 
+def noise_level(problem: Problem) -> Tensor:
+    """Return the std of an average entry of y, (B,): sigma, or that of Poisson counts."""
+    if isinstance(problem.noise, PoissonNoise):
+        return _poisson_std(problem).flatten(1).square().mean(1).sqrt()
+    return noise_std(problem)
+
+
+def _poisson_std(problem: Problem) -> Tensor:
+    """Estimate each entry's std sqrt(y / peak); a count of zero passes for one."""
+    assert isinstance(problem.noise, PoissonNoise)
+    peak = per_row(problem.noise.peak, problem.y)
+    return torch.maximum(problem.y, 1 / peak).div(peak).sqrt()
+
+
 def noise_grid(problem: Problem, prior: DenoisingPrior | Counted, steps: int) -> Tensor:
     """Space noise levels evenly in log sigma, down to a share of each row's own noise.
 
@@ -51,9 +72,8 @@ def noise_grid(problem: Problem, prior: DenoisingPrior | Counted, steps: int) ->
     """
     scale = data_scale(prior)
     low = torch.full((len(problem.y),), BELOW_DATA * scale).to(problem.y)
-    if isinstance(problem.noise, GaussianNoise):
-        width = noise_std(problem) / _largest_singular_value(problem)
-        low = torch.where(width > 0, torch.minimum(low, BELOW_NOISE * width), low)
+    width = noise_level(problem) / _largest_singular_value(problem)
+    low = torch.where(width > 0, torch.minimum(low, BELOW_NOISE * width), low)
     smallest, largest = prior.sigma_range
     low = low.clamp(min=smallest)
     high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
@@ -127,9 +147,24 @@ class Walk:
         """Draw standard normal noise in the shape of `like` (R, ...)."""
         return normal(like.shape, self.generators, dtype=like.dtype, device=like.device)
 
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield (sigma, next sigma), each (R,); the next is None at the end."""
-        yield from zip(self.sigmas, [*self.sigmas[1:], None], strict=True)
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (sigma, next sigma), each (R,); the last next one is 0."""
+        yield from zip(self.sigmas, [*self.sigmas[1:], 0 * self.sigmas[0]], strict=True)
+
+    @cached_property
+    def observed_count(self) -> Tensor:
+        """Number of observed entries of y, (R,)."""
+        y, observed = self.problem.y, self.problem.operator.observed
+        count = torch.ones_like(y) if observed is None else observed.expand_as(y).to(y)
+        return count.flatten(1).sum(1)
+
+    def whitened_residual(self, x0: Tensor) -> Tensor:
+        """Return y - A(x0), entries weighted to the noise level of an average one."""
+        residual = self.problem.residual(x0)
+        if isinstance(self.problem.noise, PoissonNoise):
+            std = _poisson_std(self.problem)
+            residual = residual * per_row(noise_level(self.problem), std) / std
+        return residual
 
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
         """Return x, and `before` in rows that are or were not finite."""
@@ -138,16 +173,26 @@ class Walk:
 
     def record(self, x0: Tensor) -> None:
         """Note how far A x0 is from y, in units of the noise (of 1 where there is none)."""
-        residual = self.problem.residual(x0)
-        observed = self.problem.operator.observed
-        shape = residual.shape[1:]
-        count = shape.numel() if observed is None else observed.expand(-1, *shape).flatten(1).sum(1)
-        size = residual.flatten(1).square().sum(1).div(count).sqrt()
-        if isinstance(self.problem.noise, GaussianNoise):
-            sigma = noise_std(self.problem)
-            size = size / torch.where(sigma > 0, sigma, 1.0)
+        size = self.problem.residual(x0).flatten(1).square().sum(1)
+        sigma = noise_level(self.problem)
+        size = (size / self.observed_count).sqrt() / torch.where(sigma > 0, sigma, 1.0)
         self.residuals.append(torch.where(self.sound, size, torch.nan))
         next(self.ticks, None)
+
+
+def ancestral(
+    walk: Walk, x: Tensor, x0: Tensor, sigma: Tensor, lower: Tensor, *, eta: float = 1.0
+) -> Tensor:
+    """Step from sigma to `lower`, (R,), given E[x0 | x]; a share eta of the noise is fresh.
+
+    The last step, to 0, returns x0.
+
+    Source: Song, Meng, Ermon 2021, arXiv:2010.02502, equations 12 and 16, in x / sqrt(alpha).
+    """
+    fresh = eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
+    kept = (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma
+    ahead = x0 + per_row(kept, x) * (x - x0)
+    return ahead + per_row(fresh, x) * walk.noise(x) if bool((fresh > 0).any()) else ahead
 
 
 @dataclass(frozen=True)
