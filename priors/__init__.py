@@ -11,6 +11,7 @@ from genprior.priors.base import (
     capabilities,
 )
 from genprior.priors.diffusion import Diffusion
+from genprior.priors.foreign import from_deepinv, to_deepinv
 from genprior.priors.gaussian import Gaussian
 from genprior.priors.mixture import GaussianMixture
 
@@ -26,4 +27,6 @@ __all__ = [
     "Posterior",
     "Prior",
     "capabilities",
+    "from_deepinv",
+    "to_deepinv",
 ]

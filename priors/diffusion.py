@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +104,18 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
             data_std=round(variance.sqrt().item(), 4),
         )
 
+    @classmethod
+    def from_diffusers(cls, source: str | Path) -> Diffusion:
+        """Read an unconditional `UNet2DModel` with its scheduler.
+
+        Args:
+            source: A local pipeline folder (with unet/ and scheduler/), or a name on the hub.
+        """
+        from genprior.priors.foreign import read_diffusers
+
+        network, objective, shape = read_diffusers(source)
+        return cls(network, shape, objective=objective)
+
     @property
     def config(self) -> dict[str, Any]:
         mean, std = self._normalisation
@@ -120,8 +133,12 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         options = dict(config)
         shape = tuple(options.pop("image_shape"))
         objective = objectives.from_config(options.pop("objective"))
-        network = UNet(**options.pop("network"))
-        return cls(network, shape, objective=objective, **options)
+        plan = options.pop("network")
+        if plan.get("kind") == "diffusers":
+            from genprior.priors.foreign import DiffusersUNet
+
+            return cls(DiffusersUNet.from_config(plan), shape, objective=objective, **options)
+        return cls(UNet(**plan), shape, objective=objective, **options)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -201,38 +218,17 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
             steps: Network evaluations for each image.
             sampler: How noise is walked down; DPM-Solver++(2M) if None.
         """
-        walk = sampler if sampler is not None else samplers.DPMSolver()
-        like = next(self.network.parameters())
-        low, high = self._walk_range()
-        sigmas = samplers.rho_grid(high, low, walk.steps(steps), like=like)
-        x = samplers.start(
-            self, (n, *self._size(size)), high, generator=generator, dtype=like.dtype,
-            device=like.device,
-        )  # fmt: skip
-        with torch.no_grad():
-            return walk(self.denoise, x, sigmas, generator=generator)
-
-    def _size(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
-        channels, height, width = self.image_shape
-        height, width = (height, width) if size is None else size
-        if channels is None or height is None or width is None:
-            raise ValueError("this prior serves images of any size: say size=(height, width)")
-        self._check(torch.empty(0, channels, height, width, device="meta"))
-        return channels, height, width
-
-    def _walk_range(self) -> tuple[float, float]:
-        """Ends of a walk: beyond 80 data std the start is pure noise, below 1/500 it is clean."""
-        low, high = self.sigma_range
-        std = self._normalisation[1]
-        return max(low, 0.004 * std), min(high, 80 * std)
+        return samplers.sample(
+            self, n, size=size, generator=generator, steps=steps, sampler=sampler
+        )
 
     def _start_std(self) -> float:
-        return math.hypot(self._normalisation[1], self._walk_range()[1])
+        return math.hypot(self._normalisation[1], samplers.walk_range(self)[1])
 
     def decode(self, z: Tensor) -> Tensor:
         """Follow the probability flow from latents (B, C, H, W) down to images."""
         self._check(z)
-        low, high = self._walk_range()
+        low, high = samplers.walk_range(self)
         sigmas = samplers.log_uniform(high, low, self.flow_steps, like=z)
         x = self._normalisation[0].to(z) + self._start_std() * z
         return samplers.DPMSolver()(self.denoise, x, sigmas)
@@ -243,7 +239,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         The image is taken as its own start at the smallest sigma.
         """
         self._check(x)
-        low, high = self._walk_range()
+        low, high = samplers.walk_range(self)
         sigmas = samplers.log_uniform(high, low, self.flow_steps, like=x).flip(0)
         top = samplers.DPMSolver()(self.denoise, x, sigmas, to_zero=False)
         return (top - self._normalisation[0].to(x)) / self._start_std()
@@ -252,7 +248,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         self, x: Tensor, *, steps: int = 64, probes: int = 1, generator: Generators = None
     ) -> Tensor:
         """Estimate log p(x) in nats, (B,), as `likelihood.log_prob_estimate` does."""
-        low, _ = self._walk_range()
+        low, _ = samplers.walk_range(self)
         return log_prob_estimate(
             self, x, sigma_min=low, steps=steps, probes=probes, generator=generator
         )

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
+
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, uniform
-from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -76,29 +77,37 @@ class EDM:
 
 @dataclass(frozen=True)
 class DDPM:
-    """Noise prediction in T discrete, variance-preserving steps.
+    """Variance-preserving noise in T discrete steps.
 
         u_t = sqrt(a_t) u0 + sqrt(1 - a_t) n,   s_t = sqrt(1 / a_t - 1),   D(u; s) = u - s F
 
     Between the trained levels the label t is interpolated in ln s.
 
     Attributes:
-        schedule: 'linear' betas (Ho 2020) or 'cosine' (Nichol and Dhariwal 2021).
+        schedule: 'linear' betas (Ho 2020), 'scaled_linear' (linear square roots) or 'cosine'
+            (Nichol and Dhariwal 2021).
         steps: T.
-        beta_range: First and last beta of the linear schedule.
+        beta_range: First and last beta of the linear schedules.
+        target: What F predicts: the 'noise' n as above, the 'image' u0, or the 'velocity'
+            sqrt(a) n - sqrt(1 - a) u0.
 
     Source: Ho et al. 2020, arXiv:2006.11239, Equation 14 (L_simple); Nichol and Dhariwal 2021,
     arXiv:2102.09672, Section 3.2 (cosine).
     """
 
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     steps: int = 1000
     beta_range: tuple[float, float] = (1e-4, 0.02)
+    target: Literal["noise", "image", "velocity"] = "noise"
 
     def levels(self) -> Tensor:
         """Return s_t for t = 0 ... T - 1, increasing, float64."""
+        low, high = self.beta_range
         if self.schedule == "linear":
-            betas = torch.linspace(*self.beta_range, self.steps, dtype=torch.float64)
+            betas = torch.linspace(low, high, self.steps, dtype=torch.float64)
+        elif self.schedule == "scaled_linear":
+            roots = torch.linspace(low**0.5, high**0.5, self.steps, dtype=torch.float64)
+            betas = roots**2
         else:
             t = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
             a = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -114,14 +123,20 @@ class DDPM:
     def denoise(self, network: Network, u: Tensor, s: Tensor) -> Tensor:
         t = _interpolate(s.double().log(), self.levels().log().to(s.device)).to(u.dtype)
         s = per_row(s, u)
-        return u - s * network(u / (1 + s**2).sqrt(), t / self.steps)
+        total = (1 + s**2).sqrt()
+        output = network(u / total, t / self.steps)
+        if self.target == "image":
+            return output
+        return u - s * output if self.target == "noise" else (u / total - s * output) / total
 
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         like = {"dtype": u0.dtype, "device": u0.device}
         t = (uniform((len(u0),), generator, **like) * self.steps).long()
         s = per_row(self.levels().to(u0)[t], u0)
         n = normal(u0.shape, generator, **like)
-        error = network((u0 + s * n) / (1 + s**2).sqrt(), t / self.steps) - n
+        total = (1 + s**2).sqrt()
+        targets = {"noise": n, "image": u0, "velocity": (n - s * u0) / total}
+        error = network((u0 + s * n) / total, t / self.steps) - targets[self.target]
         return error.square().flatten(1).mean(1)
 
 

@@ -50,9 +50,7 @@ def rho_grid(
 
     Source: Karras et al. 2022, arXiv:2206.00364, equation 5.
     """
-    return _between(
-        sigma_max, sigma_min, steps, lambda s: s ** (1 / rho), lambda s: s**rho, like
-    )
+    return _between(sigma_max, sigma_min, steps, lambda s: s ** (1 / rho), lambda s: s**rho, like)
 
 
 def _between(
@@ -92,6 +90,55 @@ def start(
     return mean + (std**2 + per_row(sigma, noise) ** 2).sqrt() * noise
 
 
+def walk_range(prior: DenoisingPrior) -> tuple[float, float]:
+    """Return the ends of a walk, within the prior's range.
+
+    Beyond 80 data standard deviations nothing of the image is left; below 1/250 nothing of the
+    noise.
+    """
+    std = prior.data_std.mean().item()
+    low, high = prior.sigma_range
+    return max(low, 0.004 * std), min(high, 80 * std)
+
+
+def sample(
+    prior: DenoisingPrior,
+    n: int,
+    *,
+    size: tuple[int, int] | None = None,
+    generator: Generators = None,
+    steps: int = 18,
+    sampler: Sampler | None = None,
+) -> Tensor:
+    """Draw n images from any denoising prior, (n, C, H, W), in its own dtype and device.
+
+    Args:
+        prior: Only its denoiser is used.
+        n: Number of images.
+        size: (H, W), needed where the prior's shape has None, else it must agree.
+        generator: None, one generator, or one for each image.
+        steps: Network evaluations for each image.
+        sampler: DPM-Solver++(2M) if None.
+    Raises:
+        ValueError: The size is missing, or is not the prior's.
+    """
+    shape = list(prior.image_shape)
+    if size is not None:
+        if any(own not in (None, given) for own, given in zip(shape[1:], size, strict=True)):
+            raise ValueError(f"size {size} was asked of a prior for {shape[1]}x{shape[2]} images")
+        shape[1:] = size
+    if None in shape:
+        raise ValueError("this prior serves images of any size: say size=(height, width)")
+    sampler = sampler if sampler is not None else DPMSolver()
+    like = next(prior.parameters(), prior.data_mean)
+    low, high = walk_range(prior)
+    sigmas = log_uniform(high, low, sampler.steps(steps), like=like)
+    kind = {"dtype": like.dtype, "device": like.device}
+    x = start(prior, (n, *shape), high, generator=generator, **kind)
+    with torch.no_grad():
+        return sampler(prior.denoise, x, sigmas, generator=generator)
+
+
 @dataclass(frozen=True)
 class Sampler(ABC):
     """A walk from x at sigmas[0] to x0."""
@@ -119,8 +166,8 @@ class Sampler(ABC):
             (B, C, H, W).
         """
         sigmas = sigmas.to(x)
-        for x in self._walk(_Observed(denoise, callback), x, sigmas, generator):
-            pass
+        for lower in self._walk(_Observed(denoise, callback), x, sigmas, generator):
+            x = lower
         if to_zero:
             x0 = denoise(x, sigmas[-1])
             if callback is not None:
@@ -180,12 +227,12 @@ class DDIM(Sampler):
             yield x
 
 
-def Euler() -> DDIM:  # noqa: N802 (a sampler's name)
+def Euler() -> DDIM:
     """Euler's method for the probability flow in sigma, which is DDIM with eta = 0."""
     return DDIM(eta=0.0)
 
 
-def DDPM() -> DDIM:  # noqa: N802
+def DDPM() -> DDIM:
     """Ancestral sampling with the posterior variance (Ho et al. 2020), DDIM with eta = 1."""
     return DDIM(eta=1.0)
 
