@@ -19,6 +19,7 @@ def conjugate_gradient(
     x0: Tensor | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 1000,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve M_i x_i = b_i for every row i of a batch, M_i symmetric and positive semidefinite.
 
@@ -33,13 +34,17 @@ def conjugate_gradient(
         tolerance: A row is done when ||b - M x|| <= tolerance ||b||; no smaller than 10 eps of
             the dtype is asked for.
         max_iterations: Stop after so many products with M.
+        precondition: r -> an approximation of M^-1 r, symmetric positive definite, rows
+            independent.
     Returns:
         x (B, ...), converged (B,) bool, iterations (B,) int64.
     Source: Hestenes and Stiefel 1952.
     """
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - apply(x0)
-    p, rr = r, _dot(r, r)
+    precondition = precondition or (lambda r: r)
+    p = precondition(r)
+    rr, rp = _dot(r, r), _dot(r, p)
     goal = max(tolerance, 10 * torch.finfo(b.dtype).eps) ** 2 * _dot(b, b)
     active = rr > goal
     iterations = torch.zeros_like(active, dtype=torch.int64)
@@ -50,11 +55,12 @@ def conjugate_gradient(
         curvature = _dot(p, image)
         # No curvature left: p lies in the null space, b outside the range, nothing to gain.
         active = active & (curvature > 0)
-        step = torch.where(active, rr / curvature.where(active, torch.ones_like(rr)), 0)
+        step = torch.where(active, rp / curvature.where(active, torch.ones_like(rr)), 0)
         x = x + step * p
         r = r - step * image
-        previous, rr = rr, _dot(r, r)
-        p = torch.where(active, r + rr / previous.where(active, torch.ones_like(rr)) * p, p)
+        z, previous = precondition(r), rp
+        rr, rp = _dot(r, r), _dot(r, z)
+        p = torch.where(active, z + rp / previous.where(active, torch.ones_like(rp)) * p, p)
         iterations = iterations + active
         active = active & (rr > goal)
     return x, (rr <= goal).flatten(), iterations.flatten()

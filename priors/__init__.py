@@ -14,6 +14,7 @@ from genprior.priors.diffusion import Diffusion
 from genprior.priors.foreign import from_deepinv, to_deepinv
 from genprior.priors.gaussian import Gaussian
 from genprior.priors.mixture import GaussianMixture
+from genprior.priors.stationary import StationaryGaussian
 
 __all__ = [
     "DenoisingPrior",
@@ -26,6 +27,7 @@ __all__ = [
     "LatentPrior",
     "Posterior",
     "Prior",
+    "StationaryGaussian",
     "capabilities",
     "from_deepinv",
     "to_deepinv",

@@ -168,8 +168,8 @@ class Posterior(Protocol):
         ...
 
     @property
-    def std(self) -> Tensor:
-        """Posterior standard deviation of every pixel, (B, C, H, W)."""
+    def std(self) -> Tensor | None:
+        """Posterior standard deviation of every pixel, (B, C, H, W); None where too costly."""
         ...
 
     @property
@@ -210,5 +210,3 @@ def capabilities(prior: Prior) -> str:
     }
     words = [name for name, kind in named.items() if isinstance(prior, kind)]
     return ", ".join(words) or "samples only"
-
-

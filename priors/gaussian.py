@@ -16,6 +16,7 @@ from genprior.priors.base import (
     ExactPrior,
     LatentPrior,
 )
+from genprior.priors.derived import Derived
 from genprior.priors.gaussian_posterior import GaussianPosterior
 from genprior.priors.linear_gaussian import check_linear_gaussian
 from genprior.priors.low_rank import LowRankNormal, precise
@@ -59,7 +60,7 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
         self.register_buffer("factors", factors.detach().clone())
         residual = torch.as_tensor(residual, dtype=mean.dtype, device=mean.device)
         self.register_buffer("residual", residual.detach().clone())
-        self._laws: dict[torch.dtype, tuple[tuple[Any, ...], LowRankNormal]] = {}
+        self._law: Derived[LowRankNormal] = Derived()
 
     @classmethod
     def from_covariance(cls, mean: Tensor, covariance: Tensor) -> Gaussian:
@@ -121,22 +122,15 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
 
     def law(self, dtype: torch.dtype) -> LowRankNormal:
         """The law on flat images. Its orthonormal directions are found once for each dtype."""
-        state = (self.mean, self.factors, self.residual)
-        versions = tuple(t._version for t in state)
-        key, law = self._laws.get(dtype, (None, None))
-        if (
-            law is None
-            or key is None
-            or key[1] != versions
-            or any(a is not b for a, b in zip(key[0], state, strict=True))
-        ):
-            law = LowRankNormal.from_factors(
+        return self._law.get(
+            dtype,
+            (self.mean, self.factors, self.residual),
+            lambda: LowRankNormal.from_factors(
                 self.mean.flatten().to(dtype),
                 self.factors.flatten(1).to(dtype),
                 self.residual.to(dtype),
-            )
-            self._laws[dtype] = ((state, versions), law)
-        return law
+            ),
+        )
 
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
