@@ -163,7 +163,8 @@ def read_diffusers(source: str | Path) -> tuple[DiffusersUNet, DDPM, Shape]:
     """
     from diffusers import DDPMScheduler, UNet2DModel
 
-    network: Any = UNet2DModel.from_pretrained(source, subfolder="unet")
+    with torch.random.fork_rng():  # weights that are then replaced come from the global generator
+        network: Any = UNet2DModel.from_pretrained(source, subfolder="unet")
     scheduler: Any = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
     settings, shape = scheduler.config, network.config
     if shape.num_class_embeds or shape.class_embed_type:

@@ -1,0 +1,167 @@
+"""Other libraries' denoisers as priors, and priors in other libraries' algorithms."""
+
+import numpy as np
+import pytest
+import torch
+
+from genprior.operators.random import normal
+from genprior.priors import Diffusion, Gaussian, from_deepinv, to_deepinv
+from genprior.priors.files import read_prior
+
+
+def gaussian(size=4, channels=1):
+    generator = torch.Generator().manual_seed(0)
+    factors = 0.2 * normal((3, channels, size, size), generator)
+    return Gaussian(torch.full((channels, size, size), 0.5), factors, residual=0.1)
+
+
+def images(batch=3, channels=1, size=4):
+    return normal((batch, channels, size, size), torch.Generator().manual_seed(1))
+
+
+def test_sigma_in_every_form_that_deepinv_passes():
+    """Would catch sigma broadcast along width, taken as a variance, or refused."""
+    prior, x = gaussian(), images()
+    denoiser = to_deepinv(prior)
+    expected = prior.denoise(x, 0.3)
+    one = torch.tensor(0.3)
+    numbers = (0.3, np.float64(0.3), np.array(0.3), [0.3, 0.3, 0.3])
+    for sigma in (*numbers, one, one.view(1), one.expand(3), one.expand(3, 1, 1, 1)):
+        assert torch.allclose(denoiser(x, sigma), expected, atol=1e-6), sigma
+    each = torch.tensor([0.1, 0.0, 0.5])
+    assert torch.equal(denoiser(x, each[:, None, None, None]), prior.denoise(x, each))
+    assert torch.allclose(denoiser(x, 0.0), x, atol=1e-6)
+    with pytest.raises(ValueError, match="2 noise levels came for 3 images"):
+        denoiser(x, torch.tensor([0.1, 0.2]))
+    with pytest.raises(TypeError, match="needs a DenoisingPrior"):
+        to_deepinv(torch.nn.Identity())
+
+
+def test_there_and_back():
+    """Would catch an adapter that rescales pixels or noise."""
+    prior, x = gaussian(), images()
+    again = from_deepinv(to_deepinv(prior), (1, 4, 4), sigma_range=(1e-3, 50.0))
+    sigma = torch.tensor([0.2, 0.0, 1.0])
+    assert torch.allclose(again.denoise(x, sigma), prior.denoise(x, sigma), atol=1e-6)
+    assert torch.equal(again.denoise(x, 0.0), x)
+    with pytest.raises(TypeError, match="not saved as a prior"):
+        _ = again.config
+
+
+@pytest.mark.parametrize("name", ["DRUNet", "DnCNN", "MedianFilter"])
+def test_deepinv_models_serve(name):
+    """Would catch a model that is handed float64, or one sigma for each image, and fails."""
+    import deepinv
+
+    with torch.random.fork_rng():
+        network = {"in_channels": 1, "out_channels": 1, "pretrained": None}
+        options = {
+            "DRUNet": {**network, "nc": [4] * 4},
+            "DnCNN": {**network, "depth": 3, "nf": 4},
+            "MedianFilter": {"kernel_size": 3},
+        }[name]
+        model = getattr(deepinv.models, name)(**options)
+    prior = from_deepinv(model, (1, None, None))
+    x = 0.5 + 0.1 * images(size=16).double()
+    sigma = torch.tensor([0.05, 0.0, 0.2], dtype=torch.float64)
+    with torch.no_grad():
+        together = prior.denoise(x, sigma)
+        assert together.dtype == torch.float64
+        assert torch.equal(together[1], x[1])
+        for i in (0, 2):
+            alone = prior.denoise(x[i : i + 1], sigma[i].item())
+            assert torch.allclose(alone[0], together[i], atol=1e-5)
+            direct = model(x[i : i + 1].float(), sigma[i].item())
+            assert torch.allclose(direct[0].double(), alone[0], atol=1e-5)
+
+
+def test_deepinv_algorithm_on_our_prior():
+    """Would catch a denoiser that deepinv's own DDRM cannot use, in sigma or in range."""
+    import deepinv
+
+    prior = gaussian(size=8)
+    generator = torch.Generator().manual_seed(0)
+    x = prior.sample(4, generator=generator)
+    mask = (torch.rand(1, 8, 8, generator=generator) > 0.5).float()
+    physics = deepinv.physics.Inpainting(
+        (1, 8, 8), mask=mask, noise_model=deepinv.physics.GaussianNoise(0.05)
+    )
+    y = (x + 0.05 * normal(x.shape, generator)) * mask
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        restored = deepinv.sampling.DDRM(to_deepinv(prior))(y, physics)
+    # The prior has three directions, so what is seen tells nearly all of what is not.
+    missing = (1 - mask).expand_as(x) > 0
+    assert (restored - x)[missing].square().mean() < 0.02 * (x - 0.5)[missing].square().mean()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """Small diffusers pipelines, one for each kind of prediction."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    folder = tmp_path_factory.mktemp("diffusers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(8, 8), down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+    for target in ("epsilon", "sample", "v_prediction"):
+        for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+            scheduler = DDPMScheduler(
+                beta_schedule=schedule, prediction_type=target, clip_sample=False
+            )
+            DDPMPipeline(network, scheduler).save_pretrained(folder / f"{target}-{schedule}")
+    return folder
+
+
+@pytest.mark.parametrize("target", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_diffusers_denoises_as_its_scheduler_does(pipeline, target, schedule):
+    """Would catch a label off by one, or the range [-1, 1] taken for pixels."""
+    from diffusers import DDPMPipeline
+
+    source = pipeline / f"{target}-{schedule}"
+    with torch.random.fork_rng():
+        theirs = DDPMPipeline.from_pretrained(source)
+    prior = Diffusion.from_diffusers(source)
+    for t in (0, 200, 900):
+        kept = theirs.scheduler.alphas_cumprod[t]
+        noisy = images(2, 1, 8)
+        with torch.no_grad():
+            output = theirs.unet(noisy, t).sample
+            clean = theirs.scheduler.step(
+                output, t, noisy, generator=torch.Generator()
+            ).pred_original_sample
+            # Their x_t in [-1, 1] units, as x0 + sigma n in pixels.
+            x = noisy / kept.sqrt() / 2 + 0.5
+            got = prior.denoise(x.double(), ((1 - kept) / kept).sqrt().item() / 2)
+        error = (got - (clean + 1) / 2).abs().max()
+        assert error < 1e-3 * x.abs().max(), t
+
+
+def test_diffusers_prior_is_saved_with_its_weights(pipeline, tmp_path):
+    """Would catch a file that needs diffusers' folder again, or forgets the schedule."""
+    prior = Diffusion.from_diffusers(str(pipeline / "v_prediction-scaled_linear"))
+    prior.save(tmp_path / "prior.safetensors")
+    again = read_prior(tmp_path / "prior.safetensors").eval()
+    assert again.config == prior.config
+    x = images(2, 1, 8)
+    assert torch.allclose(again.denoise(x, 0.4), prior.denoise(x, 0.4), atol=1e-6)
+
+
+def test_conditional_diffusers_models_are_refused(tmp_path):
+    """Would catch a class-conditional model silently run without its class."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with torch.random.fork_rng():
+        network = UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(8,), down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",), num_class_embeds=10,
+        )  # fmt: skip
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="conditional on a class"):
+        Diffusion.from_diffusers(tmp_path)
