@@ -2,6 +2,7 @@
 
 from genprior.solvers.base import Chunk, Counted, Solution, Solver, available
 from genprior.solvers.exact import ExactPosterior
+from genprior.solvers.latent_map import LatentMAP
 from genprior.solvers.result import Result
 
-__all__ = ["Chunk", "Counted", "ExactPosterior", "Result", "Solution", "Solver", "available"]
+__all__ = ["Chunk", "Counted", "ExactPosterior", "LatentMAP", "Result", "Solution", "Solver", "available"]

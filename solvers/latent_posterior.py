@@ -1,0 +1,154 @@
+"""p(z | y) for a prior x = decode(z): the function that latent solvers descend or sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
+from genprior.operators.base import per_row
+from genprior.operators.random import normal
+from genprior.solvers.base import Counted
+
+EXPLAINED = 2.0
+"""A measurement is explained where its residual is at most this many times what noise gives,
+and five standard deviations of that where it has few entries."""
+
+
+@dataclass(frozen=True)
+class LatentPosterior:
+    """-log p(y | z) and its gradient, for rows of a problem.
+
+    Without a decoder std, y = A(decode(z)) + noise. With one, s, the image scatters about
+    decode(z), and for linear A and Gaussian noise x is integrated out in closed form:
+
+        x = decode(z) + s e,   y | z ~ N(A decode(z), sigma^2 I + s^2 A A^T)
+
+    Attributes:
+        prior: Decodes z (n, *latent_shape).
+        problem: n rows.
+        decoder_std: s, or 0.
+    """
+
+    prior: Counted
+    problem: Problem
+    decoder_std: float = 0.0
+
+    def take(self, index: Tensor) -> LatentPosterior:
+        """Keep the rows `index`."""
+        return replace(self, problem=self.problem.take(index))
+
+    def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -log p(y | z) up to a constant, (n,), and its gradient in z (n, *latent)."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = self._energy(self.prior.decode(z))
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), gradient
+
+    def _energy(self, x: Tensor) -> Tensor:
+        if not self.decoder_std:
+            return -self.problem.log_likelihood(x)
+        residual = self.problem.residual(x)
+        with torch.no_grad():
+            u = self._precision(residual)
+        # The value r.u / 2 whose gradient is u: solving is not differentiated through.
+        half = (residual * u).flatten(1).sum(1)
+        return half - 0.5 * half.detach()
+
+    def _precision(self, residual: Tensor) -> Tensor:
+        """Apply (sigma^2 I + s^2 A A^T)^-1."""
+        operator, noise = self.problem.operator, self.problem.noise
+        assert isinstance(operator, LinearOperator)
+        assert isinstance(noise, GaussianNoise)
+        return operator.solve_gram(residual, noise.sigma**2, scale=self.decoder_std**2)
+
+    def misfit(self, z: Tensor) -> Tensor:
+        """Root mean square of y - A(decode(z)) in units of what its spread should be, (n,)."""
+        x = self.prior.decode(z)
+        residual, noise = self.problem.residual(x), self.problem.noise
+        if self.decoder_std:
+            squares = residual * self._precision(residual)
+        elif isinstance(noise, GaussianNoise):
+            squares = (residual / per_row(noise.sigma, residual)).square()
+        elif isinstance(noise, PoissonNoise):
+            variance = self.problem.operator(x) / per_row(noise.peak, residual)
+            floor = per_row(noise.peak, residual) ** -2.0  # the spread of an empty pixel's count
+            squares = residual.square() / variance.clamp(min=floor)
+        else:
+            squares = residual.square()
+        return (squares.flatten(1).sum(1) / self.entries(residual)).sqrt()
+
+    def entries(self, y: Tensor) -> Tensor:
+        """Number of observed entries of each row, (n,)."""
+        observed = self.problem.operator.observed
+        if observed is None:
+            return y.new_full((len(y),), y[0].numel())
+        return observed.expand_as(y).flatten(1).sum(1).to(y.dtype)
+
+    def explains(self, misfit: Tensor) -> Tensor:
+        """Say for which rows a misfit is no worse than noise, roughly, makes it, (n,) bool."""
+        return misfit <= EXPLAINED + 5 / (2 * self.entries(self.problem.y)).sqrt()
+
+    def mean_image(self, z: Tensor) -> Tensor:
+        """Return E[x | z, y], (n, C, H, W): decode(z), moved towards y where x scatters."""
+        return self._towards_y(self.prior.decode(z))
+
+    def sample_image(self, z: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Draw x given z and y (Matheron's rule); decode(z) where x does not scatter."""
+        x = self.prior.decode(z)
+        if not self.decoder_std:
+            return x
+        like = {"dtype": x.dtype, "device": x.device}
+        x = x + self.decoder_std * normal(x.shape, generators, **like)
+        y = self.problem.y
+        noise = self.problem.noise
+        assert isinstance(noise, GaussianNoise)
+        return self._towards_y(x, per_row(noise.sigma, y) * normal(y.shape, generators, **like))
+
+    def _towards_y(self, x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+        if not self.decoder_std:
+            return x
+        operator = self.problem.operator
+        assert isinstance(operator, LinearOperator)
+        residual = self.problem.residual(x) - noise
+        if operator.observed is not None:
+            residual = torch.where(operator.observed, residual, torch.zeros_like(residual))
+        return x + self.decoder_std**2 * operator.adjoint(self._precision(residual))
+
+
+def latent_posterior(
+    prior: Counted, problem: Problem, decoder_variance: bool | None
+) -> LatentPosterior:
+    """Set up p(z | y), with the decoder's own spread where it can and should count.
+
+    Args:
+        prior: Its `decoder_std`, if it has one, is the spread of x about decode(z).
+        problem: Rows.
+        decoder_variance: True or False; None counts it wherever the prior has one, the operator
+            is linear and the noise Gaussian.
+    Raises:
+        ValueError: It was asked for and cannot count; or sigma is 0 and nothing else scatters.
+    """
+    std = getattr(prior.prior, "decoder_std", None)
+    closed = isinstance(problem.operator, LinearOperator) and isinstance(
+        problem.noise, GaussianNoise
+    )
+    if decoder_variance and (std is None or not closed):
+        raise ValueError(
+            "decoder_variance needs a prior with a decoder_std (a VAE with Gaussian pixels), a "
+            f"linear operator and Gaussian noise, not {type(prior.prior).__name__}, "
+            f"{type(problem.operator).__name__} and {type(problem.noise).__name__}: leave it None"
+        )
+    counts = std is not None and closed and decoder_variance is not False
+    posterior = LatentPosterior(prior, problem, float(std) if counts else 0.0)
+    if not counts and isinstance(problem.noise, GaussianNoise):
+        sigma = torch.as_tensor(problem.noise.sigma)
+        if bool((sigma == 0).any()):
+            raise ValueError(
+                "sigma = 0 leaves no density over latents: say the noise's std, or a small one "
+                "(1e-3 is a quarter of an 8-bit grey level)"
+            )
+    return posterior
