@@ -1,0 +1,60 @@
+"""Denoising diffusion null-space: what y fixes is put into every denoised image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators.base import per_row
+from genprior.solvers.spectral import Spectral
+from genprior.solvers.walk import Walk, _Walk
+
+
+@dataclass(frozen=True)
+class DDNM(_Walk):
+    """Denoising Diffusion Null-space Model; DDNM+ where there is noise.
+
+        x0hat = x0 - V diag(lambda) V^T (x0 - A^+ y),   x0 = denoise(x_t)
+        x_{t-1} = (1 - k) x0hat + k x_t + Phi^(1/2) n
+
+    k and the fresh noise g_t are those of a DDIM step with eta. In each singular direction
+
+        lambda_i = min(1, g_t s_i / ((1 - k) sigma_y)),
+        Phi_i = g_t^2 - ((1 - k) lambda_i sigma_y / s_i)^2
+
+    so that y's own noise takes the place of fresh noise as far as it goes. Without noise
+    lambda = 1: the range of A^T is y's, the null space the network's.
+
+    Attributes:
+        eta: Share of the noise that is fresh; 1 is DDPM's, .85 the published code's.
+
+    Source: Wang, Yu, Zhang 2023, arXiv:2212.00490, Algorithm 1 and equations 17 to 19 with
+        appendix I for singular values other than 1.
+    """
+
+    linear: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
+
+    eta: float = 0.85
+
+    def _descend(self, walk: Walk) -> Tensor:
+        spectral = Spectral.of(walk.problem, type(self).__name__)
+        x = walk.start()
+        for sigma, lower in walk.pairs():
+            x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
+            n = walk.noise(x)
+            fresh = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
+            k = (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma
+            x0bar, nbar = spectral.vt(x0), spectral.vt(n)
+            g, rest = per_row(fresh, x0bar.real), per_row(1 - k, x0bar.real)
+            brought = rest * spectral.noise
+            weight = torch.where(brought > 0, g / brought, 1.0).clamp(max=1)
+            left = (g**2 - (weight * brought) ** 2).clamp(min=0).sqrt()
+            x0hat = spectral.replace(x0, x0bar + weight * (spectral.y - x0bar))
+            noise = spectral.replace(per_row(fresh, x) * n, left * nbar)
+            walk.record(x0hat)
+            x = per_row(1 - k, x) * x0hat + per_row(k, x) * x + noise
+        return x

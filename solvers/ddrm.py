@@ -1,0 +1,83 @@
+"""Denoising diffusion restoration: the walk taken apart by singular vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators import Problem
+from genprior.operators.base import per_row
+from genprior.solvers.base import Counted
+from genprior.solvers.spectral import Spectral
+from genprior.solvers.walk import Walk, _Walk, ddpm_grid
+
+
+@dataclass(frozen=True)
+class DDRM(_Walk):
+    """Denoising Diffusion Restoration Models.
+
+    In the coordinates of the singular value decomposition, xbar = V^T x and
+    ybar_i = (U^T y)_i / s_i, with x0 = denoise(x_{t+1}) and n standard normal,
+
+        s_i = 0:               x0bar + sqrt(1 - eta^2) sigma_t (xbar - x0bar) / sigma_{t+1}
+                                     + eta sigma_t n
+        sigma_t < sigma_y/s_i: x0bar + sqrt(1 - eta^2) sigma_t (ybar - x0bar) / (sigma_y / s_i)
+                                     + eta sigma_t n
+        else:                  (1 - eta_b) x0bar + eta_b ybar
+                                     + sqrt(sigma_t^2 - eta_b^2 sigma_y^2 / s_i^2) n
+
+    Attributes:
+        eta, eta_b: As above, in [0, 1].
+        ddpm_levels: Walk down DDPM's own levels, as published.
+
+    Source: Kawar et al. 2022, arXiv:2201.11793, equations 7 and 8. Differs: the levels follow
+        sigma_y; the start counts the data's spread.
+    """
+
+    linear: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
+
+    eta: float = 0.85
+    eta_b: float = 1.0
+    ddpm_levels: bool = False
+
+    @classmethod
+    def published(cls, *, steps: int = 20) -> DDRM:
+        """The paper's settings: 20 of DDPM's 1000 levels, eta .85, eta_b 1. No units to convert:
+        a share of the noise is the same in [0, 1] as in [-1, 1]."""
+        return cls(steps=steps, ddpm_levels=True)
+
+    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+        if self.ddpm_levels:
+            return ddpm_grid(problem, self.steps)
+        return super()._grid(problem, prior)
+
+    def _descend(self, walk: Walk) -> Tensor:
+        spectral = Spectral.of(walk.problem, type(self).__name__)
+        x = walk.start()
+        free = walk.noise(x)
+        started = self._towards_y(walk.sigmas[0], spectral, spectral.vt(x), spectral.vt(free))
+        x = spectral.replace(x, started)
+        kept = (1 - self.eta**2) ** 0.5
+        for sigma, lower in walk.pairs():
+            x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
+            walk.record(x0)
+            n = walk.noise(x)
+            sigma, lower = per_row(sigma, x), per_row(lower, x)
+            ahead = x0 + kept * lower * (x - x0) / sigma + self.eta * lower * n
+            bars = self._towards_y(lower, spectral, spectral.vt(x0), spectral.vt(n))
+            x = spectral.replace(ahead, bars)
+        return x
+
+    def _towards_y(self, lower: Tensor, spectral: Spectral, x0: Tensor, n: Tensor) -> Tensor:
+        """The last two cases of the formula, on coefficients."""
+        lower = per_row(lower.flatten(), x0.real)
+        kept, noise = (1 - self.eta**2) ** 0.5, spectral.noise
+        share = torch.where(noise > 0, kept * lower / noise, 0.0)
+        below = x0 + share * (spectral.y - x0) + self.eta * lower * n
+        fresh = (lower**2 - (self.eta_b * noise) ** 2).clamp(min=0).sqrt()
+        above = x0 + self.eta_b * (spectral.y - x0) + fresh * n
+        return torch.where(lower < noise, below, above)

@@ -1,0 +1,64 @@
+"""Plug-and-play: a proximal step on the data between denoising and fresh noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from genprior.operators import LinearOperator, Problem
+from genprior.operators.base import per_row
+from genprior.solvers.base import Counted
+from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_std
+
+
+@dataclass(frozen=True)
+class DiffPIR(_Walk):
+    """Denoising diffusion models for plug-and-play image restoration.
+
+        x0 = denoise(x_t)
+        x0hat = argmin_x |y - A x|^2 + rho_t |x - x0|^2,   rho_t = lambda sigma_y^2 / sigma_t^2
+        x_{t-1} = x0hat + sigma_{t-1} (sqrt(1 - zeta) (x_t - x0hat) / sigma_t + sqrt(zeta) n)
+
+    Attributes:
+        lam: lambda, the weight of the prior.
+        zeta: Share of the noise that is fresh at each step.
+        ddpm_levels: Walk down DDPM's own levels, as published.
+
+    Source: Zhu et al. 2023, arXiv:2305.08995, Algorithm 1. Differs: lambda = 1 is the default,
+        which makes rho_t the noise-to-prior ratio of an x0 known to within sigma_t.
+    """
+
+    linear: ClassVar[bool] = True
+    gaussian: ClassVar[bool] = True
+
+    lam: float = 1.0
+    zeta: float = 0.5
+    ddpm_levels: bool = False
+
+    @classmethod
+    def published(cls) -> DiffPIR:
+        """The code's settings: 100 of DDPM's levels, lambda 7, zeta .3. No units to convert:
+        rho_t is a ratio."""
+        return cls(steps=100, lam=7.0, zeta=0.3, ddpm_levels=True)
+
+    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+        if self.ddpm_levels:
+            return ddpm_grid(problem, self.steps)
+        return super()._grid(problem, prior)
+
+    def _descend(self, walk: Walk) -> Tensor:
+        problem, operator = walk.problem, walk.problem.operator
+        assert isinstance(operator, LinearOperator)
+        x = walk.start()
+        for sigma, lower in walk.pairs():
+            x0 = walk.prior.denoise(x, sigma)
+            rho = self.lam * (noise_std(problem) / sigma) ** 2
+            u = operator.solve_gram(problem.residual(x0), rho)
+            x0hat = walk.keep_sound(x0 + operator.adjoint(u), x)
+            walk.record(x0hat)
+            kept = (1 - self.zeta) ** 0.5 * lower / sigma
+            x = x0hat + per_row(kept, x) * (x - x0hat)
+            x = x + per_row(self.zeta**0.5 * lower, x) * walk.noise(x)
+        return x
