@@ -13,10 +13,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genprior.image_files import read_image, to_float, with_channels, write_image
+from genprior.image_files import (
+    channels_first,
+    read_image,
+    to_float,
+    with_channels,
+    write_image,
+)
 from genprior.sources import File, open_source
 
-__all__ = ["ArrayImages", "FileImages", "Images", "images", "read_image", "resized", "write_image"]
+__all__ = [
+    "ArrayImages",
+    "FileImages",
+    "Images",
+    "from_array",
+    "images",
+    "read_image",
+    "resized",
+    "write_image",
+]
 
 MEMORY = 2 * 2**30
 """Bytes of decoded images that a data set keeps in memory."""
@@ -149,6 +164,23 @@ def images(
         warnings.warn(f"{len(skipped)} images left out:\n  {listed}", stacklevel=2)
     data.skipped = skipped
     return data
+
+
+def from_array(array: np.ndarray, *, size: int | tuple[int, int] | None = None) -> Tensor:
+    """Make a batch of one of a single image, as other libraries keep them.
+
+    Args:
+        array: (H, W), (H, W, C) or (C, H, W), uint8, uint16 or floats in [0, 1].
+        size: Crop the middle to this height and width's aspect ratio, then resize to it.
+    Returns:
+        (1, C, H, W) float32 in [0, 1].
+    Raises:
+        ValueError: Another shape or type, or floats outside [0, 1].
+    """
+    image = channels_first(np.asarray(array))
+    if size is not None:
+        image = resized(image, (size, size) if isinstance(size, int) else size)
+    return to_float(image)[None]
 
 
 @dataclass(frozen=True)

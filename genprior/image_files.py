@@ -118,13 +118,11 @@ def decode(data: bytes, name: str, *, channels: int | None = None) -> np.ndarray
         raise ValueError(f"{name} is empty (0 bytes), not an image")
     try:
         if name.lower().endswith(".npy"):
-            array = _from_array(np.load(io.BytesIO(data), allow_pickle=False))
+            array = channels_first(np.load(io.BytesIO(data), allow_pickle=False))
         else:
             array = _from_pillow(data)
     except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
-    if array.dtype == np.float32:
-        array = in_range(array, name)
     return array if channels is None else with_channels(array, channels, name)
 
 
@@ -170,7 +168,7 @@ def _from_pillow(data: bytes) -> np.ndarray:
     if image.mode.startswith("I;16") or image.mode == "I":
         return np.asarray(image).clip(0, 65535).astype(np.uint16)[None]
     if image.mode == "F":
-        return np.asarray(image)[None]
+        return in_range(np.asarray(image), "the image")[None]
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         grey = image.mode in ("L", "LA", "La")
         image = image.convert("RGBA")
@@ -200,16 +198,16 @@ def _from_png16(data: bytes) -> np.ndarray:
     return array.astype(np.uint16)
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W), uint8, uint16 or float32 in [0, 1]."""
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3 and array.shape[-1] <= array.shape[0]:
         array = array.transpose(2, 0, 1)
-    if array.ndim != 3:
-        raise ValueError(
-            f"an array (H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came"
-        )
-    return check_dtype(array)
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"(H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came")
+    array = check_dtype(array)
+    return in_range(array, "the image") if array.dtype == np.float32 else array
 
 
 def check_dtype(array: np.ndarray) -> np.ndarray:

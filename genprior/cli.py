@@ -1,0 +1,198 @@
+"""The shell: every command is a function, its options are the function's parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import itertools
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+
+class Command(NamedTuple):
+    """Where a command's function is, and which of its parameters need no option's name."""
+
+    about: str
+    function: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "restore": Command("restore a photo", "genprior.restore:restore", ("photo",)),
+    "train gaussian": Command("fit a Gaussian to images", "genprior.fitting:fit_gaussian"),
+    "train mixture": Command("fit a mixture of Gaussians", "genprior.fitting:fit_mixture"),
+    "train texture": Command("fit a texture to one image", "genprior.fitting:fit_texture"),
+    "train diffusion": Command("train a diffusion prior", "genprior.recipes:train_diffusion"),
+    "sample": Command("draw from a prior", "genprior.catalogue:sample", ("name",)),
+    "priors": Command("list the priors installed", "genprior.catalogue:priors"),
+    "solvers": Command("list the solvers", "genprior.catalogue:solvers"),
+    "evaluate": Command("score a prior and a solver on many images", "genprior.evaluate:evaluate"),
+    "demo": Command("restore a cat with every prior for cats", "genprior.demo:demo"),
+}
+
+USER_ERRORS = (ArgumentError, ValueError, TypeError, OSError, MemoryError, ArithmeticError)
+"""What a wrong input can raise; anything else is a fault of ours and keeps its traceback."""
+
+
+class _Parser(ArgumentParser):
+    """Shows options as they are typed: --batch-size, and flags without a value."""
+
+    def format_help(self) -> str:
+        return _hyphens(super().format_help()).replace(" {true,false}", "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `genprior`; those of the process if None.
+    Returns:
+        The exit status: 0, 2 for a wrong input (one line on stderr says which), 130 when
+        interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(words)
+    except USER_ERRORS as error:
+        print(f"genprior: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("genprior: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from genprior import __version__
+
+        print(__version__)
+        return 0
+    name, rest = _split(words)
+    function = _load(COMMANDS[name])
+    parser, groups, flags = _parser(name, function, COMMANDS[name].positional)
+    if "-h" in rest or "--help" in rest:
+        print(parser.format_help())
+        return 0
+    values = parser.parse_args(_typed(rest, flags)).as_dict()
+    values.pop("config", None)
+    for key, kind in groups.items():
+        fields = [field.name for field in dataclasses.fields(kind)]
+        values[key] = kind(**{field: values.pop(field) for field in fields})
+    function(**_instantiated(function, values))
+    return 0
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """Take the command, of one or two words, off the front."""
+    two = " ".join(words[:2])
+    if two in COMMANDS:
+        return two, words[2:]
+    if words[0] in COMMANDS:
+        return words[0], words[1:]
+    families = [name for name in COMMANDS if name.startswith(words[0] + " ")]
+    if families:
+        raise ValueError(f"genprior {words[0]} what? {', '.join(families)}")
+    near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "genprior --help lists them"
+    raise ValueError(f"there is no command {words[0]!r}: {hint}")
+
+
+def _load(command: Command) -> Callable[..., object]:
+    module, _, function = command.function.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _parser(
+    name: str, function: Callable[..., object], positional: tuple[str, ...]
+) -> tuple[_Parser, dict[str, type], set[str]]:
+    """Make the parser of a function.
+
+    A parameter before the `*` that is a dataclass spreads into its fields.
+
+    Returns:
+        The parser, those parameters, and the options that are flags.
+    """
+    about = (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
+    parser = _Parser(prog=f"genprior {name}", description=about, exit_on_error=False)
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    groups = {
+        p.name: hints[p.name]
+        for p in parameters
+        if p.kind is p.POSITIONAL_OR_KEYWORD and dataclasses.is_dataclass(hints[p.name])
+    }
+    for word in positional:
+        parser.add_argument(word, type=hints[word])
+    if len(parameters) > len(positional):
+        parser.add_argument("--config", action="config", help="YAML file with options")
+    for kind in groups.values():
+        parser.add_class_arguments(kind, as_group=True)
+    parser.add_function_arguments(function, skip={*groups, *positional}, as_group=False)
+    fields = [(f.name, f.default) for kind in groups.values() for f in dataclasses.fields(kind)]
+    fields += [(p.name, p.default) for p in parameters]
+    return parser, groups, {key for key, default in fields if isinstance(default, bool)}
+
+
+def _typed(words: list[str], flags: set[str]) -> list[str]:
+    """Turn what is typed into what the parser reads: --skip-bad into --skip_bad=true."""
+    out = []
+    for word, following in itertools.pairwise([*words, ""]):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in flags and not equals and following not in ("true", "false"):
+                equals, value = "=", "true"
+            word = f"--{name}{equals}{value}"
+        out.append(word)
+    return out
+
+
+def _instantiated(function: Callable[..., object], values: dict[str, Any]) -> dict[str, Any]:
+    """Make dataclasses of nested options."""
+    hints = typing.get_type_hints(function)
+    return {key: _as_dataclass(hints[key], value) for key, value in values.items()}
+
+
+def _as_dataclass(hint: Any, value: Any) -> Any:
+    kinds: list[Any] = [k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)]
+    if not kinds or not isinstance(value, dict):
+        return value
+    hints = typing.get_type_hints(kinds[0])
+    return kinds[0](**{key: _as_dataclass(hints[key], inner) for key, inner in value.items()})
+
+
+def _overview() -> str:
+    lines = ["genprior: imaging inverse problems solved with generative priors", ""]
+    lines += [f"  genprior {name:16} {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "genprior COMMAND --help explains a command."])
+
+
+def _hyphens(text: str) -> str:
+    return re.sub(r"--[a-z][a-z_.]*", lambda match: match[0].replace("_", "-"), text)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return _hyphens(" ".join(str(error).split())) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"genprior: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""`genprior restore`: from a photo to posterior samples, their mean, their spread, a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from genprior.data import read_image, resized, write_image
+from genprior.degradation import Degradation, Size, fit_mask
+from genprior.operators import GaussianNoise, Problem
+from genprior.priors import Prior
+from genprior.scores import score
+from genprior.solvers import Result
+from genprior.solving import Solving
+
+Fit = Literal["crop", "resize"]
+
+
+def restore(
+    photo: str,
+    degradation: Degradation,
+    solving: Solving,
+    *,
+    out: str = "results",
+    simulate: bool = False,
+    fit: Fit | None = None,
+    channels: Literal[1, 3] | None = None,
+    bits: Literal[8, 16] = 8,
+    force: bool = False,
+) -> None:
+    """Restore a photo. Writes sample_N.png, mean.png, std.png, comparison.png, result.json.
+
+    Args:
+        photo: The measurement, or with `simulate` the truth: an image file.
+        degradation: What to undo.
+        solving: With what.
+        out: Folder for the results.
+        simulate: Degrade the photo first, and score the result against it.
+        fit: Cut the middle out of a photo that is too large for the prior, or resize it; a mask
+            file is treated alike.
+        channels: Turn the photo grey (1) or into colour (3) first.
+        bits: Depth of the images written.
+        force: Replace results that are there.
+    """
+    prior = solving.load_prior()
+    given = read_image(photo, channels=channels)
+    problem, truth = pose(given, degradation, prior, seed=solving.seed, simulate=simulate, fit=fit)
+    folder = Path(out)
+    names = [f"sample_{i + 1}.png" for i in range(solving.samples)]
+    names += ["mean.png", "std.png", "comparison.png", "result.json"]
+    refuse_existing([folder / name for name in names], force)
+    result = solving.run(problem, prior)
+    scores = {
+        name: values.item() if math.isfinite(values.item()) else None
+        for name, values in score(result, problem, truth).items()
+    }
+    report = {
+        "prior": solving.prior,
+        "solver": result.solver,
+        "task": degradation.task,
+        "sigma": _sigma(problem),
+        "samples": result.samples.shape[1],
+        "seed": solving.seed,
+        "forwards": result.forwards,
+        "vjps": result.vjps,
+        "seconds": result.seconds,
+        "converged": bool(result.converged.all()),
+        **scores,
+    }
+    _write(folder, result, problem, truth, report, bits)
+    _print(report, problem, folder)
+
+
+def pose(
+    photo: Tensor,
+    degradation: Degradation,
+    prior: Prior,
+    *,
+    seed: int,
+    simulate: bool,
+    fit: Fit | None,
+) -> tuple[Problem, Tensor | None]:
+    """Make the problem that a photo (C, H, W) poses, and the truth (1, C, H, W) if known.
+
+    Raises:
+        ValueError: The prior does not serve the photo's size or channels, or the mask is of
+            another size.
+    """
+    channels, *size = prior.image_shape
+    if channels != photo.shape[0]:
+        raise ValueError(
+            f"the photo has {photo.shape[0]} channel(s), the prior is for {channels}: "
+            f"--channels {channels} converts the photo"
+        )
+    kernel = degradation.draw_kernel()
+    generator = torch.Generator().manual_seed(seed)
+    wanted = _wanted_size(photo, degradation, kernel, size, simulate=simulate, fit=fit)
+    image = wanted if simulate else degradation.image_size(wanted, kernel)
+    have: Size = (photo.shape[1], photo.shape[2])
+    mask = degradation.draw_mask(have, generator)
+    if mask is not None and tuple(mask.shape[2:]) != have:
+        raise ValueError(
+            f"the mask {degradation.mask} is {mask.shape[2]}x{mask.shape[3]} (height x width), "
+            f"the photo {have[0]}x{have[1]}: they must agree"
+        )
+    if have != wanted:
+        photo, mask = _fitted(photo, mask, wanted, fit)
+    sigma = degradation.noise_std(None if simulate else photo)
+    device = next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
+    operator = degradation.operator((channels, *image), mask=mask, kernel=kernel).to(device)
+    x = photo[None].to(device)
+    if simulate:
+        noise = GaussianNoise(sigma)
+        return Problem.simulate(x, operator, noise, generator=generator), x
+    return Problem(x, operator, GaussianNoise(sigma)), None
+
+
+def _wanted_size(
+    photo: Tensor,
+    degradation: Degradation,
+    kernel: Tensor | None,
+    size: list[int | None],
+    *,
+    simulate: bool,
+    fit: Fit | None,
+) -> Size:
+    """Return the size that the photo must have, its own where the prior serves any."""
+    have: Size = (photo.shape[1], photo.shape[2])
+    height, width = size
+    if height is None or width is None:
+        if not simulate:
+            return have
+        factor = degradation.factor or 1
+        if fit is not None and min(have) >= factor:
+            have = have[0] // factor * factor, have[1] // factor * factor
+        degradation.measured_size(have, kernel)
+        return have
+    measured = degradation.measured_size((height, width), kernel)
+    wanted = (height, width) if simulate else measured
+    if have != wanted and fit is None:
+        smaller = have[0] < wanted[0] or have[1] < wanted[1]
+        advice = "--fit resize enlarges it" if smaller else "--fit crop or --fit resize adapts it"
+        raise ValueError(
+            f"the photo is {have[0]}x{have[1]} (height x width); for this prior and task it must "
+            f"be {wanted[0]}x{wanted[1]}: {advice}"
+        )
+    return wanted
+
+
+def _fitted(
+    photo: Tensor, mask: Tensor | None, size: Size, fit: Fit | None
+) -> tuple[Tensor, Tensor | None]:
+    if fit == "resize":
+        photo = torch.from_numpy(resized(photo.numpy(), size))
+        return photo, None if mask is None else fit_mask(mask, size)
+    top, left = (photo.shape[1] - size[0]) // 2, (photo.shape[2] - size[1]) // 2
+    if top < 0 or left < 0:
+        raise ValueError(
+            f"the photo is {photo.shape[1]}x{photo.shape[2]} (height x width), too small to cut "
+            f"{size[0]}x{size[1]} out of it: --fit resize enlarges it"
+        )
+    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+    cut = None if mask is None else mask[..., rows, columns]
+    return photo[:, rows, columns], cut
+
+
+def refuse_existing(paths: list[Path], force: bool) -> None:
+    """Raise a FileExistsError before any work if a result would be overwritten."""
+    found = [path for path in paths if path.exists()]
+    if found and not force:
+        raise FileExistsError(
+            f"{found[0]} exists (and {len(found) - 1} more): --force replaces them, --out writes "
+            "elsewhere"
+        )
+
+
+def _write(
+    folder: Path,
+    result: Result,
+    problem: Problem,
+    truth: Tensor | None,
+    report: dict[str, Any],
+    bits: int,
+) -> None:
+    from genprior.plots import show
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, sample in enumerate(result.samples[0]):
+        write_image(folder / f"sample_{i + 1}.png", sample, bits=bits, force=True)
+    write_image(folder / "mean.png", result.mean[0], bits=bits, force=True)
+    if result.std is not None:
+        # Half of the pixel range is the largest std that pixels in [0, 1] can have.
+        write_image(folder / "std.png", result.std[0] * 2, bits=bits, force=True)
+    show(result, problem, truth, path=folder / "comparison.png")
+    (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _sigma(problem: Problem) -> float:
+    """The noise std, free of the noise's own float32 rounding."""
+    assert isinstance(problem.noise, GaussianNoise)
+    return float(f"{float(torch.as_tensor(problem.noise.sigma)):.6g}")
+
+
+def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
+    observed = problem.operator.observed
+    if observed is not None:
+        print(f"measured  {observed.float().mean():.1%} of the pixels")
+    print(f"prior     {report['prior']}")
+    print(f"solver    {report['solver']}, {report['samples']} samples")
+    print(
+        f"cost      {report['forwards']:g} forwards and {report['vjps']:g} VJPs per sample, "
+        f"{report['seconds']:.1f} s"
+    )
+    if report["residual_in_sigma"] is not None:
+        print(f"residual  {report['residual_in_sigma']:.3f} sigma (sigma {report['sigma']:.4g})")
+    if "psnr_mean" in report and report["psnr_mean"] is not None:
+        print(f"PSNR      {report['psnr_mean']:.2f} dB of the mean")
+    if "coverage_90" in report:
+        print(f"coverage  {report['coverage_90']:.1%} of the pixels in their 90 % interval")
+    if not report["converged"]:
+        print("NOT CONVERGED: do not trust this result")
+    print(f"wrote     {folder}")

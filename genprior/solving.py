@@ -1,0 +1,97 @@
+"""What the shell's options say of prior, solver and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from genprior.operators import Problem
+from genprior.operators.random import Generators
+from genprior.pretrained import load
+from genprior.priors import Prior
+from genprior.solve import default_solver, solve
+from genprior.solvers import Result, Solver
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Solving:
+    """How to restore.
+
+    Attributes:
+        prior: Name of a shipped prior (`genprior priors` lists them) or a weights file.
+        solver: Name of a solver (`genprior solvers` lists them); the best that fits by default.
+        steps: Its steps, for solvers that walk.
+        samples: Posterior samples for each image.
+        seed: Of everything drawn.
+        device: Where to compute; auto takes a GPU if there is one.
+        batch_size: Most images and samples in flight at once; lower it if memory runs out.
+    """
+
+    prior: str
+    solver: str | None = None
+    steps: int | None = None
+    samples: int = 4
+    seed: int = 0
+    device: Device = "auto"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"--samples must be at least 1, not {self.samples}")
+
+    def load_prior(self) -> Prior:
+        return load(self.prior, device=find_device(self.device))
+
+    def find_solver(self, problem: Problem, prior: Prior) -> Solver:
+        """Make the solver that was asked for, else the default one."""
+        if self.solver is None:
+            solver = default_solver(problem, prior)
+        else:
+            names = {name.lower(): name for name in Solver.registry}
+            if self.solver.lower() not in names:
+                near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
+                offered = [names[n] for n in near] or list(Solver.registry)
+                raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
+            solver = Solver.registry[names[self.solver.lower()]]()
+        if self.steps is None:
+            return solver
+        if "steps" not in {field.name for field in dataclasses.fields(solver)}:
+            raise ValueError(f"{type(solver).__name__} takes no --steps")
+        return dataclasses.replace(solver, **{"steps": self.steps})
+
+    def run(self, problem: Problem, prior: Prior, *, generator: Generators = None) -> Result:
+        """Solve, with a progress bar if the output is a terminal."""
+        return solve(
+            problem,
+            prior,
+            solver=self.find_solver(problem, prior),
+            num_samples=self.samples,
+            generator=generator or torch.Generator().manual_seed(self.seed + 1),
+            batch_size=self.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+
+
+def find_device(name: Device) -> torch.device:
+    """Return the device asked for; auto is CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: This machine has none of that kind.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present[name]:
+        raise ValueError(f"--device {name}: this machine has none; try --device auto")
+    return torch.device(name)

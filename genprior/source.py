@@ -1,0 +1,39 @@
+"""What the shell's options say of the images to train and evaluate on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genprior.data import Images, images
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from.
+
+    Attributes:
+        data: A folder of images, a tar, .npz, .npy or idx file, a folder that holds one of these,
+            or the name of a torchvision data set.
+        size: Height and width; images are cropped in the middle and resized.
+        channels: 1 or 3, if images are to be converted.
+        split: Which set, train or test, where the source has both.
+        upscale: Enlarge smaller images instead of refusing them.
+        skip_bad: Go on without unreadable images and report them at the end.
+    """
+
+    data: str
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    split: str = "train"
+    upscale: bool = False
+    skip_bad: bool = False
+
+    def open(self) -> Images:
+        return images(
+            self.data,
+            size=self.size,
+            channels=self.channels,
+            split=self.split,
+            upscale=self.upscale,
+            skip_bad=self.skip_bad,
+        )
