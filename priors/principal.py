@@ -99,7 +99,7 @@ def fit_principal(images: Images, *, rank: int | None, floor: float) -> Principa
         raise ValueError(f"{count} images of {d} numbers support ranks 0 to {most}, not {rank}")
     if d <= DENSE:
         parts = _scatter(images, mean, held_out=rank is None)
-        values, vectors = _leading(sum(parts) / count, d)
+        values, vectors = _leading((parts[0] + parts[1]) / count, d)
         trace = float(values.sum())
         if rank is None:
             rank = min(most, _likeliest_rank(parts[0], parts[1], count, floor))

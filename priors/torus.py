@@ -65,7 +65,7 @@ class TorusNormal:
         return torch.fft.irfft2(filtered, s=self.size)
 
     def kernel(self, function: Function) -> Tensor:
-        """Return f(covariance) as a kernel (C, C, H, W): of x_c(p + q) and x_e(p), at [c, e, q]."""
+        """Return f(covariance) as a kernel (C, C, H, W): x_c(p + q) with x_e(p), at [c, e, q]."""
         along, across = (e[0] for e in self._eigenvalues(function))
         outer = self.direction[:, None] * self.direction[None].conj()
         identity = torch.eye(len(self.spot)).to(self.spot)[..., None, None]
