@@ -128,7 +128,7 @@ def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int =
     if spread:
         _add_colour_bar(figure, list(axes[:, titles.index("spread")]))
     if path is not None:
-        figure.savefig(path)
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.04)
     return figure
 
 
@@ -236,6 +236,7 @@ def _add_colour_bar(figure: Any, axes: Sequence[Any]) -> None:
         drawn, ax=axes, orientation="horizontal", pad=0.02, aspect=14, shrink=0.9
     )
     bar.ax.tick_params(labelsize=6, length=2, width=0.5, pad=1.5)
-    bar.ax.locator_params(nbins=4)
+    bar.ax.locator_params(nbins=3)
+    bar.formatter = "{x:g}"
     bar.set_label("standard deviation", fontsize=6, labelpad=2)
     bar.outline.set_visible(False)
