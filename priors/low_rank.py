@@ -115,7 +115,8 @@ class LowRankNormal:
     def denoise(self, x: Tensor, noise_variance: Tensor) -> Tensor:
         """Return E[x0 | x0 + n = x], n ~ N(0, noise_variance I), for rows x (B, d)."""
         rest, along = self.wiener(noise_variance)
-        return self.mean + self._filter(x - self.mean, rest, along)
+        denoised = self.mean + self._filter(x - self.mean, rest, along)
+        return torch.where(noise_variance.to(x).reshape(-1, 1) > 0, denoised, x)
 
     def variance(self) -> Tensor:
         """Return the variance of every coordinate, (d,)."""
