@@ -1,0 +1,56 @@
+"""Have Markov chains converged? Split R-hat and effective sample size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def split_r_hat(draws: Tensor) -> Tensor:
+    """Return how much more the halves of chains differ than chance allows; 1 is converged.
+
+    Args:
+        draws: (..., chains, draws, d), at least 4 draws.
+    Returns:
+        (..., d); infinite where no chain moved.
+    Source: Gelman et al. 2013, Bayesian Data Analysis, Section 11.4.
+    """
+    halves = _halves(draws)
+    count = halves.shape[-2]
+    within = halves.var(-2).mean(-2)
+    between = halves.mean(-2).var(-2)
+    ratio = (count - 1) / count + between / within
+    return torch.where(within > 0, ratio.sqrt(), torch.inf)
+
+
+def effective_sample_size(draws: Tensor) -> Tensor:
+    """Return how many independent draws estimate the mean as well as these, (..., d).
+
+    Args:
+        draws: (..., chains, draws, d), at least 4 draws.
+    Source: Gelman et al. 2013, Section 11.5; the sum of autocorrelations ends by Geyer's rule.
+    """
+    halves = _halves(draws)
+    chains, count = halves.shape[-3], halves.shape[-2]
+    centred = halves - halves.mean(-2, keepdim=True)
+    spectrum = torch.fft.rfft(centred, n=2 * count, dim=-2)
+    covariance = torch.fft.irfft(spectrum.abs().square(), dim=-2)[..., :count, :] / count
+    within = halves.var(-2).mean(-2)
+    total = (count - 1) / count * within + halves.mean(-2).var(-2)
+    rho = 1 - (within[..., None, :] - covariance.mean(-3)) / total[..., None, :]
+    even = count // 2 * 2
+    pairs = rho[..., :even, :].unflatten(-2, (-1, 2)).sum(-2)
+    # Sums of neighbouring autocorrelations are positive and falling; noise ends that.
+    positive = (pairs > 0).to(pairs.dtype).cumprod(-2)
+    pairs = pairs.cummin(-2).values * positive
+    time = (2 * pairs.sum(-2) - 1).clamp(min=1e-3)
+    size = (chains * count / time).clamp(max=float(chains * count))
+    return torch.where(within > 0, size, torch.zeros_like(size))
+
+
+def _halves(draws: Tensor) -> Tensor:
+    """Cut every chain in two: one that drifts then differs from itself."""
+    half = draws.shape[-2] // 2
+    if half < 2:
+        raise ValueError(f"chains of {draws.shape[-2]} draws are too short to judge: take 4")
+    return torch.cat([draws[..., :half, :], draws[..., -half:, :]], dim=-3)
