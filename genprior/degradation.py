@@ -77,12 +77,9 @@ class Degradation:
             raise ValueError(
                 "--sigma auto needs a noisy photo without missing pixels: give a number"
             )
-        from skimage.restoration import estimate_sigma
-
-        if min(photo.shape[1:]) >= 8:
-            found = estimate_sigma(photo.numpy(), channel_axis=0, average_sigmas=True)
-            if math.isfinite(found) and found > 1e-4:
-                return float(found)
+        found = estimated_noise(photo)
+        if found > 1e-4:
+            return found
         raise ValueError(
             "--sigma auto found no noise to measure: the photo is flat or too small. Give a number"
         )
@@ -168,6 +165,25 @@ class Degradation:
         if self.factor is not None:
             return Downsampling(self.factor, image_shape)
         return Identity(image_shape)
+
+
+def estimated_noise(photo: Tensor) -> float:
+    """Estimate the std of white noise in a photo (C, H, W); 0 where there is nothing to measure.
+
+    The median absolute value of the finest diagonal wavelet details (Daubechies 2), which smooth
+    images hardly reach, mean over channels.
+
+    Source: Donoho, Johnstone 1994; as scikit-image's estimate_sigma.
+    """
+    if min(photo.shape[1:]) < 8:
+        return 0.0
+    root = math.sqrt(3)
+    detail = torch.tensor([1 - root, root - 3, 3 + root, -1 - root], dtype=torch.float64)
+    detail = detail / (4 * math.sqrt(2))
+    pixels = photo.double().cpu()[:, None]
+    pixels = torch.nn.functional.conv2d(pixels, torch.outer(detail, detail)[None, None], stride=2)
+    normal_median = 0.6744897501960817
+    return pixels.abs().flatten(1).median(1).values.mean().item() / normal_median
 
 
 def _parse(

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from genprior import priors
 from genprior.data import read_image
-from genprior.priors import Gaussian, GaussianMixture, Prior
+from genprior.priors import Gaussian, GaussianMixture, Prior, StationaryGaussian
 from genprior.restore import refuse_existing
 from genprior.source import Source
 
@@ -110,7 +109,7 @@ def fit_texture(
     path = _weights_path(out, force)
     pixels = read_image(image)
     start = time.perf_counter()
-    prior = priors.StationaryGaussian.fit(pixels, residual=residual)
+    prior = StationaryGaussian.fit(pixels, residual=residual)
     _save(prior, path, start, False, {"data": image, "images": 1}, card)
 
 
