@@ -15,8 +15,10 @@ from genprior.priors.foreign import from_deepinv, to_deepinv
 from genprior.priors.gaussian import Gaussian
 from genprior.priors.mixture import GaussianMixture
 from genprior.priors.stationary import StationaryGaussian
+from genprior.priors.vae import VAE
 
 __all__ = [
+    "VAE",
     "DenoisingPrior",
     "DensityPrior",
     "Diffusion",

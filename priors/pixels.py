@@ -122,8 +122,9 @@ class BernoulliPixels(PixelDistribution):
         """
         if bool(((x < 0) | (x > 1)).any()):
             raise ValueError(
-                f"a Bernoulli decoder takes pixels in [0, 1]; these reach from "
-                f"{float(x.min()):.3g} to {float(x.max()):.3g}: rescale them or take a Gaussian decoder"
+                "a Bernoulli decoder takes pixels in [0, 1]; these reach from "
+                f"{float(x.min()):.3g} to {float(x.max()):.3g}: rescale them, or take a Gaussian "
+                "decoder"
             )
         return -F.binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)
 

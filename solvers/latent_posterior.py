@@ -142,9 +142,10 @@ def latent_posterior(
             f"linear operator and Gaussian noise, not {type(prior.prior).__name__}, "
             f"{type(problem.operator).__name__} and {type(problem.noise).__name__}: leave it None"
         )
-    counts = std is not None and closed and decoder_variance is not False
-    posterior = LatentPosterior(prior, problem, float(std) if counts else 0.0)
-    if not counts and isinstance(problem.noise, GaussianNoise):
+    if std is None or not closed or decoder_variance is False:
+        std = 0.0
+    posterior = LatentPosterior(prior, problem, float(std))
+    if not posterior.decoder_std and isinstance(problem.noise, GaussianNoise):
         sigma = torch.as_tensor(problem.noise.sigma)
         if bool((sigma == 0).any()):
             raise ValueError(
