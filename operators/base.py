@@ -70,7 +70,6 @@ class Operator(nn.Module, ABC):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """Return a copy on `device` in `dtype`; unlike `to`, this one stays where it is."""
-        self._memo.clear()
         return copy.deepcopy(self).to(device=device, dtype=dtype)
 
     def _copy_with(self, **parts: Tensor | nn.Module) -> Self:
@@ -79,8 +78,11 @@ class Operator(nn.Module, ABC):
         other._buffers, other._modules = dict(self._buffers), dict(self._modules)
         for name, part in parts.items():
             setattr(other, name, part)
-        other._memo = {}
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is remembered: copies and pickles derive it from their own buffers."""
+        return {**self.__dict__, "_memo": {}}
 
     def _remember(self, key: Any, source: Tensor, compute: Callable[[], T]) -> T:
         """Return compute(), kept until the buffer `source` is replaced or written to."""
@@ -294,7 +296,7 @@ class LinearOperator(Operator):
 
 
 def _pick(value: float | Tensor, index: Tensor) -> float | Tensor:
-    return value[index] if isinstance(value, Tensor) and value.ndim else value
+    return value[index] if isinstance(value, Tensor) and value.numel() > 1 else value
 
 
 def _impulses(shape: torch.Size, like: Tensor, *, chunk: int):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from genprior.operators.grey_file import read_grey
 from genprior.operators.random import normal
 
 
@@ -70,17 +71,12 @@ def from_file(path: str | Path) -> Tensor:
     Raises:
         ValueError: It is not two-dimensional, or its sum is not positive.
     """
-    import numpy as np
-
     if Path(path).suffix == ".npy":
-        values = np.load(path, allow_pickle=False)
-    else:
-        from PIL import Image
+        import numpy as np
 
-        with Image.open(path) as image:
-            # I and F hold 16-bit and float images; everything else becomes 8-bit grey.
-            values = np.asarray(image if image.mode[0] in "IF" else image.convert("L"))
-    kernel = torch.from_numpy(np.array(values, dtype=np.float64))
+        kernel = torch.from_numpy(np.load(path, allow_pickle=False)).double()
+    else:
+        kernel = read_grey(path)
     if kernel.ndim != 2 or not kernel.isfinite().all() or kernel.sum() <= 0:
         raise ValueError(
             f"{path}: a kernel must be two-dimensional and finite with a positive sum, but "

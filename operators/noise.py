@@ -97,9 +97,11 @@ class GaussianNoise(Noise):
                 "with sigma = 0 there is no likelihood density; give the noise a small sigma "
                 "(1e-3 is a quarter of an 8-bit grey level) or use Problem.residual"
             )
-        z = (y - clean) / per_row(self.sigma, clean)
-        log_scale = torch.log(per_row(self.sigma, clean)) + 0.5 * math.log(2 * math.pi)
-        return _seen(-0.5 * z**2 - log_scale, observed).flatten(1).sum(1)
+        sigma = per_row(self.sigma, clean)
+        # Masked before the square: NaN in y where nothing is observed must not reach gradients.
+        z = _seen(y - clean, observed) / sigma
+        log_scale = _seen((sigma.log() + 0.5 * math.log(2 * math.pi)).expand_as(z), observed)
+        return (-0.5 * z**2 - log_scale).flatten(1).sum(1)
 
     def take(self, index: Tensor) -> Self:
         return replace(self, sigma=_take(self.sigma, index))
@@ -151,11 +153,13 @@ class PoissonNoise(Noise):
         It is -inf where a rate is negative, or zero with a count. Between whole counts the
         factorial is continued by the gamma function.
         """
-        counts, rate = y * per_row(self.peak, y), clean * per_row(self.peak, clean)
-        log_probability = torch.special.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)
+        counts = _seen(y, observed) * per_row(self.peak, y)
+        rate = _seen(clean, observed) * per_row(self.peak, clean)
+        # 0 log 0 = 0, in the gradient too.
+        log_rate = torch.where(counts > 0, rate, torch.ones_like(rate)).log()
+        log_probability = counts * log_rate - rate - torch.lgamma(counts + 1)
         impossible = (rate < 0) | (counts < 0)
-        log_probability = log_probability.masked_fill(impossible, -torch.inf)
-        return _seen(log_probability, observed).flatten(1).sum(1)
+        return log_probability.masked_fill(impossible, -torch.inf).flatten(1).sum(1)
 
     def take(self, index: Tensor) -> Self:
         return replace(self, peak=_take(self.peak, index))

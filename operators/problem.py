@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,16 @@ class Problem:
         x: Tensor, operator: Operator, noise: Noise, *, generator: Generators = None
     ) -> Problem:
         """Degrade the images x (B, C, H, W); zeros stand where nothing is observed."""
+        if not _fits(x.shape[1:], operator.image_shape):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, but {type(operator).__name__} takes images "
+                f"{_batched(operator.image_shape)}"
+            )
+        if operator.rows not in (None, len(x)):
+            raise ValueError(
+                f"x holds {len(x)} images, but the operator's per-image state is for "
+                f"{operator.rows}: pass one for each, or one shared by all"
+            )
         clean = operator(x)
         y = noise.sample(clean, observed=operator.observed, generator=generator)
         return Problem(y, operator, noise)
@@ -123,15 +134,10 @@ class Problem:
 
     def _check_shapes(self) -> None:
         expected = self.operator.measurement_shape
-        came = tuple(self.y.shape[1:])
-        fits = len(came) == len(expected) and all(
-            want in (None, has) for has, want in zip(came, expected, strict=True)
-        )
-        if self.y.ndim == 0 or len(self.y) == 0 or not fits:
-            wanted = ", ".join("any" if n is None else str(n) for n in expected)
+        if self.y.ndim == 0 or len(self.y) == 0 or not _fits(self.y.shape[1:], expected):
             raise ValueError(
                 f"y has shape {tuple(self.y.shape)}, but {type(self.operator).__name__} measures "
-                f"(B, {wanted}) with B >= 1"
+                f"{_batched(expected)} with B >= 1"
             )
         for name, rows in (("operator", self.operator.rows), ("noise", self.noise.rows)):
             if rows not in (None, len(self.y)):
@@ -151,3 +157,13 @@ class Problem:
         if len(set(parts.values())) > 1:
             listing = ", ".join(f"{name} on {device}" for name, device in parts.items())
             raise ValueError(f"mixed devices: {listing}; move them, or use Problem.to")
+
+
+def _fits(came: Sequence[int], shape: Shape) -> bool:
+    return len(came) == len(shape) and all(
+        want in (None, has) for has, want in zip(came, shape, strict=True)
+    )
+
+
+def _batched(shape: Shape) -> str:
+    return f"(B, {', '.join('any' if n is None else str(n) for n in shape)})"

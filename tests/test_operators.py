@@ -259,10 +259,9 @@ def test_conjugate_gradients_report_what_they_did_not_reach():
     x, converged, _ = conjugate_gradient(lambda p: 0 * p, b)
     assert not converged.item()
     assert x.isfinite().all()
-    operator = Blur(lopsided(3, 3), COLOUR)
+    hard = Compose(Identity(COLOUR), Blur(lopsided(3, 3), COLOUR))
+    hard.max_iterations = 2
     with pytest.warns(RuntimeWarning, match="2 of 2 rows"):
-        hard = Compose(Identity(COLOUR), operator)
-        hard.max_iterations = 2
         hard.solve_gram(noise(2, *COLOUR), 1e-4)
 
 
@@ -281,6 +280,15 @@ def test_copies_leave_the_original_alone():
     operator(images(1, *COLOUR))
     copied = operator.copy_to(dtype=torch.float32)
     assert (copied.kernel.dtype, operator.kernel.dtype) == (torch.float32, F64)
+
+
+def test_copies_forget_what_was_derived():
+    """Catches a stale factorisation: remembered, its matrix changed, then copied."""
+    operator, y = Matrix(noise(6, 16), (1, 4, 4)), noise(3, 6)
+    operator.solve_gram(y, 0.1)
+    operator.matrix.mul_(2)
+    fresh = Matrix(operator.matrix.clone(), (1, 4, 4)).solve_gram(y, 0.1)
+    torch.testing.assert_close(operator.copy_to().solve_gram(y, 0.1), fresh)
 
 
 def test_take_shares_what_is_not_per_image():
@@ -363,9 +371,7 @@ def test_closed_forms_do_not_warn():
             "takes images",
         ),
         (
-            lambda: Compose(
-                Inpainting(per_image_masks()), Inpainting(per_image_masks()[[0, 1]])
-            ),
+            lambda: Compose(Inpainting(per_image_masks()), Inpainting(per_image_masks()[[0, 1]])),
             ValueError,
             "for 3 images",
         ),

@@ -1,0 +1,93 @@
+"""Random draws: batching does not matter, the global generator is never used."""
+
+import pytest
+import torch
+
+from genprior.operators.random import check_generators, normal, poisson, spawn, uniform
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def draw_poisson(shape, generator, **options):
+    return poisson(torch.full(shape, 7.0, dtype=torch.float64), generator)
+
+
+DRAWS = pytest.mark.parametrize("draw", [normal, uniform, draw_poisson])
+
+
+@DRAWS
+def test_row_i_depends_on_generator_i_alone(draw):
+    """Catches rows whose noise changes with their neighbours or the batch size."""
+    batch = draw((3, 2, 5), generators(1, 2, 1))
+    alone = draw((1, 2, 5), generators(2))
+    assert torch.equal(batch[1], alone[0])
+    assert torch.equal(batch[0], batch[2])
+    assert not torch.equal(batch[0], batch[1])
+
+
+@DRAWS
+def test_one_generator_is_used_up(draw):
+    """Catches a generator that is copied or reseeded: the second draw must differ."""
+    (generator,) = generators(1)
+    first, second = draw((2, 8), generator), draw((2, 8), generator)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, draw((2, 8), generators(1)[0]))
+
+
+@DRAWS
+def test_no_generator_is_fresh_entropy(draw):
+    """Catches a fixed default seed, which would make 'random' samples equal."""
+    assert not torch.equal(draw((2, 50), None), draw((2, 50), None))
+
+
+def test_dtype_and_device(device):
+    """Catches noise that stays on the generator's device or in float32."""
+    for draw in (normal, uniform):
+        drawn = draw((2, 3), generators(1, 2), dtype=torch.float64, device=device)
+        assert (drawn.dtype, drawn.device.type) == (torch.float64, device.type)
+        assert torch.equal(drawn.cpu(), draw((2, 3), generators(1, 2), dtype=torch.float64))
+
+
+def test_poisson_has_its_mean_and_variance():
+    """Catches a rate used as a variance of something else."""
+    (generator,) = generators(0)
+    counts = poisson(torch.full((20000,), 7.0, dtype=torch.float64), generator)
+    assert abs(counts.mean() - 7) < 5 * (7 / 20000) ** 0.5
+    # Var(s^2) of a Poisson is (rate + 2 rate^2) / n.
+    assert abs(counts.var() - 7) < 5 * ((7 + 2 * 49) / 20000) ** 0.5
+
+
+def test_children_do_not_depend_on_siblings():
+    """Catches seeds that change with the number of images in the batch."""
+    children = spawn(generators(1, 2), 2, per=3)
+    alone = spawn(generators(2), 1, per=3)
+    together = [torch.rand(4, generator=g) for g in children]
+    assert all(
+        torch.equal(a, torch.rand(4, generator=b))
+        for a, b in zip(together[3:], alone, strict=True)
+    )
+    assert len({tuple(row.tolist()) for row in together}) == 6
+
+
+def test_one_parent_gives_different_children():
+    """Catches every row of a solver sharing one seed."""
+    rows = [torch.rand(4, generator=g) for g in spawn(generators(1)[0], 3, per=2)]
+    assert len({tuple(row.tolist()) for row in rows}) == 6
+
+
+@pytest.mark.parametrize("draw", [normal, uniform])
+def test_an_empty_batch_is_served(draw):
+    """Catches torch.stack of nothing."""
+    assert draw((0, 3), []).shape == (0, 3)
+
+
+def test_bad_generators_are_named():
+    """Catches a seed passed for a generator, and too few generators."""
+    with pytest.raises(TypeError, match="int"):
+        check_generators(3, 1)
+    with pytest.raises(TypeError, match="list"):
+        check_generators([1, 2], 2)
+    with pytest.raises(ValueError, match="2 generators came for 3 images"):
+        normal((3, 2), generators(1, 2))
