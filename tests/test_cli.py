@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from shell import SIDE, make_place, smooth_gaussian
 
+from genprior import demo
 from genprior.cli import main
 from genprior.data import read_image, write_image
 from genprior.operators import GaussianNoise, Inpainting, Problem
@@ -212,6 +214,20 @@ def test_lists_and_help(place, capsys):
     assert main(["solvers", "--prior", str(place.prior)]) == 0
     assert "ExactPosterior" in capsys.readouterr().out
     assert main(["priors"]) == 0
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    """Would catch a demo that scores one image and draws another, or fails without a prior that
+    is still to be trained."""
+    monkeypatch.setattr(demo, "available", lambda: ["cats64-gaussian"])
+    monkeypatch.setattr(demo, "load", lambda name: smooth_gaussian(3, 64))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"cats64-gaussian +[12]\d\.\d\d dB +\d+\.\d% +\d\.\d+", said)
+    assert read_image(tmp_path / "demo.png").shape[0] == 3
+    x = demo.cat()
+    assert x.shape == (1, 3, 64, 64)
+    assert x[0, 0].mean() > x[0, 2].mean(), "the cat is ginger"
 
 
 def test_as_a_process(place):
