@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
     values.pop("config", None)
     for key, kind in groups.items():
         fields = [field.name for field in dataclasses.fields(kind)]
-        values[key] = kind(**{field: values.pop(field) for field in fields})
+        values[key] = _as_dataclass(kind, {field: values.pop(field) for field in fields})
     function(**_instantiated(function, values))
     return 0
 

@@ -1,76 +1,87 @@
-"""From a folder of images to a trained prior, in one call that a YAML file can hold."""
+"""`genprior train diffusion`: from images to a trained prior; a YAML recipe holds the options."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from genprior.data import images
+import torch
+
+from genprior.data import Images
 from genprior.priors.base import Prior
 from genprior.priors.diffusion import Diffusion
+from genprior.priors.files import read_header
+from genprior.source import Source
 from genprior.training import TrainingOptions, train
 
-PIXELS = 64 * 64
-"""Images up to this size get attention at the lowest resolution."""
+ATTENTION = 64 * 64
+"""Images up to so many pixels get attention at the lowest resolution."""
 
 
 def train_diffusion(
-    data: str,
-    out: str,
+    source: Source,
+    options: TrainingOptions,
     *,
-    size: int | None = None,
-    channels: int | None = None,
-    any_size: bool = False,
+    out: str,
     steps: int = 20_000,
     batch_size: int = 64,
+    any_size: bool = False,
     network: dict[str, Any] | None = None,
     objective: dict[str, Any] | None = None,
-    options: TrainingOptions | None = None,
-    upscale: bool = False,
-    skip_bad: bool = False,
+    half: bool = False,
     card: dict[str, Any] | None = None,
 ) -> Prior:
-    """Train a diffusion prior on images; the same call again resumes.
+    """Train a diffusion prior on images; the same command again resumes.
 
     Args:
-        data: Folder, tar, npz or npy array, idx file or torchvision data set name.
-        out: Folder for prior.safetensors, checkpoints, sample grids and the loss curve.
-        size: Side that images are cropped and resized to; None takes them as they are.
-        channels: 1 or 3; None takes the images' own.
-        any_size: Train on crops (`options.augment.crop`) a prior for images of any size.
-        steps: Updates.
-        batch_size: Images in each.
-        network: Options of the U-Net; None chooses by the size.
-        objective: 'kind' (edm, ddpm, flow) and its options.
+        source: The images.
         options: Learning rate, precision, devices, checkpoints and the rest.
-        upscale: Enlarge images smaller than `size`.
-        skip_bad: Leave out unreadable images instead of stopping.
-        card: Plain data on the weights, kept in the file.
+        out: Folder for prior.safetensors, checkpoints, sample grids and the loss curve.
+        steps: Updates.
+        batch_size: Images in each update, over all devices together.
+        any_size: Train on crops (augment.crop) a prior for images of any size.
+        network: Options of the U-Net; None chooses by the size.
+        objective: 'kind' (edm, ddpm or flow) and its options.
+        half: Store the weights in half precision at the end.
+        card: Plain data on the weights, kept in the file: data, licence, ...
     """
-    options = options if options is not None else TrainingOptions()
     if any_size and (options.augment is None or options.augment.crop is None):
-        raise ValueError("any_size needs crops to train on: set options.augment.crop, as to 64")
-    source = images(data, size=size, channels=channels, upscale=upscale, skip_bad=skip_bad)
-    first = source[0]
+        raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
+    data = source.open()
+    prior = build_diffusion(data, any_size=any_size, network=network, objective=objective)
+    about = {"data": source.data, "images": len(data), **(card or {})}
+    trained = train(
+        prior, data, out=out, steps=steps, batch_size=batch_size, options=options, card=about
+    )
+    if half:
+        path = f"{out}/prior.safetensors"
+        trained.save(path, card=read_header(path)["card"], dtype=torch.float16)
+    return trained
+
+
+def build_diffusion(
+    data: Images,
+    *,
+    any_size: bool = False,
+    network: dict[str, Any] | None = None,
+    objective: dict[str, Any] | None = None,
+) -> Diffusion:
+    """Build an untrained prior for a data set, with a network that fits its size."""
+    first = data[0]
     shape = (first.shape[0], None, None) if any_size else tuple(first.shape)
-    prior = Diffusion.from_images(
-        source,
+    return Diffusion.from_images(
+        data,
         image_shape=shape,
         network=network if network is not None else default_network(shape),
         objective=objective,
     )
-    about = {"data": str(data), "images": len(source), **(card or {})}
-    trained = train(
-        prior, source, out=out, steps=steps, batch_size=batch_size, options=options, card=about
-    )
-    return trained
 
 
 def default_network(shape: tuple[int | None, ...]) -> dict[str, Any]:
-    """Choose a network that two CPU cores train overnight: lowest resolution 7 to 16 pixels."""
+    """Choose a network that CPU cores can train: its lowest resolution is 4 to 8 pixels."""
     height, width = shape[1:]
     if height is None or width is None:
         return {"widths": [64, 96, 160], "blocks": [2, 2, 2]}
-    levels = max(1, round(math.log2(min(height, width) / 14)) + 1)
-    widths = [min(64 * 2**level, 256) for level in range(levels)]
-    return {"widths": widths, "blocks": [2] * levels, "attention": height * width <= PIXELS}
+    levels = max(1, round(math.log2(min(height, width) / 12)) + 1)
+    widths = [min(48 * 2**level, 192) for level in range(levels)]
+    return {"widths": widths, "blocks": [2] * levels, "attention": height * width <= ATTENTION}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -296,6 +297,7 @@ class _Run:
         figures = {"steps": step, "images_seen": seen, "seconds": round(self.report.seconds)}
         card = {**self.card, "training": figures}
         self.average.save(self.out / "prior.safetensors", card=card)
+        self.report.line(step)
         self.report.pictures(self.average, step)
 
 
@@ -355,6 +357,7 @@ def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
     from lightning_fabric.loggers import TensorBoardLogger
     from lightning_fabric.strategies import DDPStrategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets
     cuda = torch.cuda.device_count()
     kind = options.accelerator if options.accelerator != "auto" else "cuda" if cuda else "cpu"
     if kind == "cuda" and options.devices > cuda:

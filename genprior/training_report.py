@@ -40,7 +40,11 @@ class Report:
         done = int(max((points[-1][0] for points in self.history.values()), default=0))
         self._began, self._before = time.perf_counter(), done
         self._bar = tqdm(
-            total=self.steps, initial=done, unit="step", disable=not self.shown, file=sys.stderr
+            total=self.steps,
+            initial=done,
+            unit="step",
+            file=sys.stderr,
+            disable=None if self.shown else True,  # None: shown on a terminal only
         )
         return self
 
@@ -93,6 +97,16 @@ class Report:
                     f"good checkpoint is kept in {out / 'checkpoints'}. Try half the learning "
                     "rate, a smaller clip, or precision fp32, in another folder"
                 )
+
+    def line(self, step: int) -> None:
+        """Say one line for each checkpoint where there is no terminal to draw a bar on."""
+        if self.shown and self._bar.disable:
+            losses = {k: v[-1][1] for k, v in self.history.items() if "/" not in k}
+            figures = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+            left = (time.perf_counter() - self._began) / (step - self._before)
+            minutes = left * (self.steps - step) / 60
+            print(f"step {step}/{self.steps}: loss {figures}, {minutes:.0f} min left",
+                  file=sys.stderr, flush=True)  # fmt: skip
 
     def pictures(self, prior: Prior, step: int) -> None:
         """Write the loss curve and a grid of samples, the same noise each time."""
