@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from genprior.operators.random import uniform
-from genprior.priors.low_rank import LowRankNormal
+from genprior.priors.low_rank import LowRankNormal, precise
 
 _LLOYD_STEPS = 10
-_ROW_VALUES = 2**24
+_ROW_VALUES = 2**22
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def fit_mixture(
         ]
         weights = (totals / totals.sum()).to(x.dtype)
         found = [law for law in laws if law is not None]
-        joint = log_joint(x, weights, found)
+        joint = _log_joint(x, weights, found)
         evidence = joint.logsumexp(1)
         history.append(float(evidence.double().mean()))
         if callback is not None:
@@ -83,6 +83,12 @@ def log_joint(
     """Return log w_k N(x; law k + noise_variance I) for rows x (B, d), (B, K)."""
     densities = [law.log_prob(x, noise_variance) for law in laws]
     return torch.stack(densities, 1) + weights.log()
+
+
+def _log_joint(x: Tensor, weights: Tensor, laws: list[LowRankNormal]) -> Tensor:
+    """The same for all data, a few rows at a time."""
+    chunks = x.split(max(1, _ROW_VALUES // x.shape[1]))
+    return torch.cat([log_joint(chunk, weights, laws) for chunk in chunks])
 
 
 def _squared_distances(x: Tensor, centre: Tensor) -> Tensor:
@@ -123,15 +129,21 @@ def _fit_component(
     mean = share @ rows if len(rows) else x.mean(0)
     root = (rows - mean) * share.sqrt()[:, None]
     d = x.shape[1]
-    if len(root) < d:
-        law = LowRankNormal.from_factors(mean, root, mean.new_zeros(()))
-        values, basis = law.variances, law.basis
+    root = root.to(precise(root))
+    if len(root) < d:  # the same eigenvalues from a smaller matrix
+        values, vectors = torch.linalg.eigh(root @ root.T)
+        positive = values > 1e-10 * values[-1]
+        basis = root.T @ (vectors[:, positive] / values[positive].sqrt())
+        values, basis = values[positive].flip(0), basis.flip(1)
     else:
-        values, vectors = torch.linalg.eigh((root.T @ root).double())
-        values, basis = values.flip(0).clamp(min=0).to(x.dtype), vectors.flip(1).T.to(x.dtype)
+        values, basis = torch.linalg.eigh(root.T @ root)
+        values, basis = values.flip(0).clamp(min=0), basis.flip(1)
     kept = min(rank, len(values))
-    rest = (root.double().square().sum() - values[:kept].double().sum()) / (d - kept)
-    variance = rest.clamp(min=floor**2).to(x.dtype)
+    rest = (root.square().sum() - values[:kept].sum()) / (d - kept)
+    variance = rest.clamp(min=floor**2)
     return LowRankNormal(
-        mean, basis[:kept], (values[:kept] - variance).clamp(min=0), variance.sqrt()
+        mean,
+        torch.linalg.qr(basis[:, :kept]).Q.T.to(x.dtype),
+        (values[:kept] - variance).clamp(min=0).to(x.dtype),
+        variance.sqrt().to(x.dtype),
     )
