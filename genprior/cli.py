@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 import itertools
+import os
 import re
 import sys
 import typing
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _run(words)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except USER_ERRORS as error:
         print(f"genprior: error: {_one_line(error)}", file=sys.stderr)
         return 2

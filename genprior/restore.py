@@ -35,6 +35,8 @@ def restore(
 ) -> None:
     """Restore a photo. Writes sample_N.png, mean.png, std.png, comparison.png, result.json.
 
+    In std.png white is a standard deviation of 0.5, the largest that pixels in [0, 1] can have.
+
     Args:
         photo: The measurement, or with `simulate` the truth: an image file.
         degradation: What to undo.
@@ -194,7 +196,6 @@ def _write(
         write_image(folder / f"sample_{i + 1}.png", sample, bits=bits, force=True)
     write_image(folder / "mean.png", result.mean[0], bits=bits, force=True)
     if result.std is not None:
-        # Half of the pixel range is the largest std that pixels in [0, 1] can have.
         write_image(folder / "std.png", result.std[0] * 2, bits=bits, force=True)
     show(result, problem, truth, path=folder / "comparison.png")
     (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
