@@ -16,7 +16,7 @@ _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").exists() and (_root / "operators").is_dir():
     __path__.append(str(_root))
 
-from genprior import operators, priors, solvers  # noqa: E402
+from genprior import data, metrics, operators, plots, priors, solvers  # noqa: E402
 from genprior.operators import Problem  # noqa: E402
 from genprior.pretrained import available, load  # noqa: E402
 from genprior.solve import solve  # noqa: E402
@@ -29,8 +29,11 @@ __all__ = [
     "Problem",
     "Result",
     "available",
+    "data",
     "load",
+    "metrics",
     "operators",
+    "plots",
     "priors",
     "solve",
     "solvers",
