@@ -136,7 +136,7 @@ class LinearOperator(Operator):
         if self.observed is not None:
             observed = observed & self.observed
         u = self._iterate(
-            lambda u: scale * self(self.adjoint(u)) + damping * u, v.where(observed, 0 * v)
+            lambda u: scale * self(self.adjoint(u)) + damping * u, v.where(observed, torch.zeros_like(v))
         )
         # A A^T vanishes on entries that are not observed: the system is damping u = v there.
         elsewhere = torch.where(damping > 0, v / damping, torch.zeros_like(v))
@@ -183,7 +183,7 @@ class LinearOperator(Operator):
         for start, impulses in _impulses(shape, like, chunk=max(1, 256 // count)):
             n = len(impulses)
             index = torch.arange(count, device=like.device).repeat_interleave(n)
-            operator = self.take(index) if self.rows else self
+            operator = self.take(index)
             y = operator(impulses.repeat(count, *[1] * len(shape)))
             u = operator.solve_gram(y, _pick(damping, index), scale=_pick(scale, index))
             diagonal[:, start : start + n] = (y * u).flatten(1).sum(1).view(count, n)
@@ -238,25 +238,17 @@ class LinearOperator(Operator):
         return spectrum_of_gram(gram, tuple(shape))
 
     def _dense(
-        self,
-        apply: Callable[[LinearOperator, Tensor], Tensor],
-        shape: torch.Size,
-        like: Tensor,
+        self, apply: Callable[[Self, Tensor], Tensor], shape: torch.Size, like: Tensor
     ) -> Tensor:
         """Columns of a linear map on vectors of `shape`, once for each row of state."""
         matrices = []
         for row in range(self.rows or 1):
-            rows = [
-                apply(self._repeat(row, len(e)), e).flatten(1)
-                for _, e in _impulses(shape, like, chunk=256)
-            ]
-            matrices.append(torch.cat(rows).mT)
+            columns = []
+            for _, e in _impulses(shape, like, chunk=256):
+                index = torch.full((len(e),), row, device=like.device)
+                columns.append(apply(self.take(index), e).flatten(1))
+            matrices.append(torch.cat(columns).mT)
         return torch.stack(matrices) if self.rows else matrices[0]
-
-    def _repeat(self, row: int, count: int) -> Self:
-        if self.rows is None:
-            return self
-        return self.take(torch.full((count,), row, device=self._device()))
 
     def _iterate(self, apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         x, converged, _ = conjugate_gradient(
@@ -273,9 +265,6 @@ class LinearOperator(Operator):
             )
         return x
 
-    def _device(self) -> torch.device:
-        return next((b.device for b in self.buffers()), torch.device("cpu"))
-
     def _example(self, like: Tensor | None) -> Tensor:
         """A measurement with the size, dtype and device that `like` or the buffers give."""
         if like is not None:
@@ -286,9 +275,12 @@ class LinearOperator(Operator):
                 "measurement as like= to fix it"
             )
         dtypes = (b.dtype for b in self.buffers() if b.is_floating_point())
-        dtype = next(dtypes, torch.float64)
-        shape = concrete(self.measurement_shape)
-        return torch.zeros(1, *shape, dtype=dtype, device=self._device())
+        return torch.zeros(
+            1,
+            *concrete(self.measurement_shape),
+            dtype=next(dtypes, torch.float64),
+            device=next((b.device for b in self.buffers()), None),
+        )
 
     def _count(self, *values: float | Tensor) -> int:
         sizes = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]

@@ -75,9 +75,10 @@ class LinearPhysicsOperator(PhysicsOperator, LinearOperator):
     def __init__(self, physics: Physics, image_shape: Shape) -> None:
         super().__init__(physics, image_shape)
         generator = torch.Generator().manual_seed(0)
-        dtype, device = self._dtypes[-1], self._device()
-        x = normal((1, *concrete(self.image_shape)), generator, dtype=dtype, device=device)
-        y = normal((1, *concrete(self.measurement_shape)), generator, dtype=dtype, device=device)
+        like = self._example(None).to(self._dtypes[-1])
+        options = {"dtype": like.dtype, "device": like.device}
+        x = normal((1, *concrete(self.image_shape)), generator, **options)
+        y = normal(like.shape, generator, **options)
         ax = self(x)
         error = (torch.sum(ax * y) - torch.sum(x * self.adjoint(y))).abs()
         if error > 1e-3 * ax.norm() * y.norm():
