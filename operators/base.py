@@ -136,7 +136,8 @@ class LinearOperator(Operator):
         if self.observed is not None:
             observed = observed & self.observed
         u = self._iterate(
-            lambda u: scale * self(self.adjoint(u)) + damping * u, v.where(observed, torch.zeros_like(v))
+            lambda u: scale * self(self.adjoint(u)) + damping * u,
+            v.where(observed, torch.zeros_like(v)),
         )
         # A A^T vanishes on entries that are not observed: the system is damping u = v there.
         elsewhere = torch.where(damping > 0, v / damping, torch.zeros_like(v))
