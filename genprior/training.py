@@ -8,89 +8,30 @@ neither the number of devices nor accumulation changes what is drawn.
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from genprior import checkpoints
-from genprior.augment import Augmentation
-from genprior.data import ArrayImages, Images
+from genprior.data import Images
 from genprior.priors.base import Prior
 from genprior.priors.trainable import Objective, TrainablePrior
+from genprior.training_options import (
+    TrainingOptions,
+    check_length,
+    check_same,
+    fingerprint,
+)
 from genprior.training_report import Report
+from genprior.training_stream import as_images, generator_for, shares, stream
 
-Precision = Literal["bf16", "fp16", "fp32"]
-_FABRIC_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
+__all__ = ["TrainingOptions", "train"]
 
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Everything about a training run but its length and its data.
-
-    Attributes:
-        learning_rate: Peak, reached after `warmup` steps, kept, and brought linearly to zero over
-            the last `cooldown` part of the run.
-        warmup: Steps.
-        cooldown: Fraction of the steps.
-        clip: Largest gradient norm; None for no clipping.
-        accumulate: Parts that each batch is computed in, to save memory; the result is the same.
-        ema_half_life: Images after which the average has forgotten half; early in a run it is a
-            tenth of the images seen where that is less.
-        augment: Random views of the training images; None takes them as they are.
-        precision: Of the network's arithmetic; weights stay float32.
-        accelerator: 'auto', 'cpu' or 'cuda'.
-        devices: Processes on each node, a device each.
-        nodes: Machines, started by torchrun or SLURM.
-        workers: Processes that read images, for data that is not in memory.
-        seed: Of everything drawn.
-        checkpoint_every: Steps.
-        grid: Images in the sample grid written beside each checkpoint, 0 for none.
-        tensorboard: Write event files too.
-        progress: Show a progress bar.
-    """
-
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    cooldown: float = 0.4
-    clip: float | None = 1.0
-    accumulate: int = 1
-    ema_half_life: float = 50_000.0
-    augment: Augmentation | None = None
-    precision: Precision = "bf16"
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 0
-    seed: int = 0
-    checkpoint_every: int = 1000
-    grid: int = 16
-    tensorboard: bool = False
-    progress: bool = True
-
-    def rate(self, step: int, steps: int) -> float:
-        """Return the share of the peak learning rate that a step has."""
-        up = (step + 1) / max(self.warmup, 1)
-        down = (steps - step) / max(self.cooldown * steps, 1)
-        return min(1.0, up, down)
-
-    def constant_until(self, steps: int) -> int:
-        """Return the step before which the length of the run plays no role."""
-        return int(steps - max(self.cooldown * steps, 1))
-
-
-# What may differ between the parts of a resumed run: it does not change what is computed.
-_FREE = {
-    "accelerator", "devices", "nodes", "workers", "checkpoint_every", "grid", "tensorboard",
-    "progress", "accumulate",
-}  # fmt: skip
+_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def train(
@@ -129,7 +70,7 @@ def train(
         raise TypeError(
             f"{type(prior).__name__} is not trained by gradients: use {type(prior).__name__}.fit"
         )
-    run = _Run(prior, _as_images(images), Path(out), steps, batch_size, options, card or {})
+    run = _Run(prior, as_images(images), Path(out), steps, batch_size, options, card or {})
     try:
         return run()
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -180,11 +121,11 @@ class _Run:
                 f"divisible by devices x nodes x accumulate = {parts}"
             )
         _check_images(images, prior, options)
-        self.fingerprint = _fingerprint(prior, images, batch_size, options)
+        self.fingerprint = fingerprint(prior, images, batch_size, options)
         saved = checkpoints.newest(out / "checkpoints")
         if saved is not None:
-            _check_same(saved["fingerprint"], self.fingerprint, out)
-            _check_length(saved["step"], saved["steps"], steps, options)
+            check_same(saved["fingerprint"], self.fingerprint, out)
+            check_length(saved["step"], saved["steps"], steps, options)
         objective = copy.deepcopy(prior).train().requires_grad_(True).objective()
         self.objective = objective
         self.average = copy.deepcopy(objective.prior).eval().requires_grad_(False)
@@ -213,7 +154,7 @@ class _Run:
         self.report.restore(saved["history"], saved["seconds"])
 
     def __call__(self) -> Prior:
-        batches = iter(self._loader())
+        batches = self._batches()
         with self.report:
             for step in range(self.first, self.steps):
                 self._update(step, batches)
@@ -223,24 +164,23 @@ class _Run:
                     self._checkpoint(done)
         return self.average.cpu()
 
-    def _loader(self) -> DataLoader[Tensor]:
+    def _batches(self) -> Iterator[tuple[Sequence[int], Tensor]]:
         per_step = self.batch_size * len(self.turns)
-        share = self.batch_size // (self.fabric.world_size * self.options.accumulate)
-        first = range(self.first * per_step, self.steps * per_step, share)
-        mine = (
-            list(range(k, k + share))
-            for number, k in enumerate(first)
-            if number // self.options.accumulate % self.fabric.world_size
-            == self.fabric.global_rank
+        numbers = shares(
+            self.first * per_step,
+            self.steps * per_step,
+            size=self.batch_size,
+            parts=self.options.accumulate,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
         )
-        view = _Views(self.images, self.options.augment, self.options.seed)
-        return DataLoader(
-            view,
-            batch_sampler=_Once(mine),
-            collate_fn=_as_is,
-            num_workers=self.options.workers,
-            generator=torch.Generator(),  # a loader draws a seed, else from the global one
-            pin_memory=self.fabric.device.type == "cuda",
+        return stream(
+            self.images,
+            self.options.augment,
+            numbers,
+            seed=self.options.seed,
+            workers=self.options.workers,
+            pin=self.fabric.device.type == "cuda",
         )
 
     def _update(self, step: int, batches: Iterator[tuple[Sequence[int], Tensor]]) -> None:
@@ -252,7 +192,7 @@ class _Run:
                 settings["lr"] = rate * settings.setdefault("peak", settings["lr"])
             for part in range(accumulate):
                 numbers, batch = next(batches)
-                generators = [_generator(self.options.seed, k, 0, device) for k in numbers]
+                generators = [generator_for(self.options.seed, k, 0, device) for k in numbers]
                 with self.fabric.no_backward_sync(self.module, enabled=part < accumulate - 1):
                     loss, logs = self.module(group, self.fabric.to_device(batch), generators)
                     self.fabric.backward(loss / accumulate)
@@ -301,57 +241,6 @@ class _Run:
         self.report.pictures(self.average, step)
 
 
-class _Views(Dataset[tuple[Sequence[int], Tensor]]):
-    """Image number k of the run: one epoch after the other, each in its own random order."""
-
-    def __init__(self, images: Images, augment: Augmentation | None, seed: int) -> None:
-        self.images, self.augment, self.seed = images, augment, seed
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
-
-    def __getitems__(self, numbers: Sequence[int]) -> tuple[Sequence[int], Tensor]:
-        index = [self._place(k) for k in numbers]
-        if self.augment is None:
-            return numbers, self.images.batch(index)
-        cpu = torch.device("cpu")
-        return numbers, torch.stack(
-            [
-                self.augment(self.images.raw(i), _generator(self.seed, k, 1, cpu))
-                for i, k in zip(index, numbers, strict=True)
-            ]
-        )
-
-    def __getitem__(self, number: int) -> tuple[Sequence[int], Tensor]:
-        return self.__getitems__([number])
-
-    def _place(self, number: int) -> int:
-        epoch, place = divmod(number, len(self.images))
-        if epoch != self._epoch:
-            shuffle = _generator(self.seed, epoch, 2, torch.device("cpu"))
-            self._epoch = epoch
-            self._order = torch.randperm(len(self.images), generator=shuffle)
-        return int(self._order[place])
-
-
-class _Once:
-    """A batch sampler that gives prepared batches in order."""
-
-    def __init__(self, batches: Iterator[list[int]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.batches
-
-
-def _as_is(batch: tuple[Sequence[int], Tensor]) -> tuple[Sequence[int], Tensor]:
-    return batch
-
-
-def _generator(seed: int, number: int, stream: int, device: torch.device) -> torch.Generator:
-    """A generator that depends on its arguments alone; streams: 0 noise, 1 views, 2 order."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + number * 0xD1342543DE82EF95 + stream) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
-
-
 def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
@@ -375,20 +264,11 @@ def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
         devices=options.devices,
         num_nodes=options.nodes,
         strategy="auto" if alone else DDPStrategy(find_unused_parameters=turns > 1),
-        precision=_FABRIC_PRECISION[options.precision],  # pyright: ignore[reportArgumentType]
+        precision=_PRECISION[options.precision],  # pyright: ignore[reportArgumentType]
         loggers=TensorBoardLogger(out, name="tensorboard") if options.tensorboard else None,
     )
     fabric.launch()
     return fabric
-
-
-def _as_images(images: Images | Tensor) -> Images:
-    if isinstance(images, Tensor):
-        if images.ndim != 4 or len(images) == 0:
-            raise ValueError(f"images must be (N, C, H, W), not {tuple(images.shape)}")
-        kept = images if images.dtype == torch.uint8 else images.float()
-        return ArrayImages(kept.cpu().numpy())
-    return images
 
 
 def _check_images(images: Images, prior: Prior, options: TrainingOptions) -> None:
@@ -396,44 +276,3 @@ def _check_images(images: Images, prior: Prior, options: TrainingOptions) -> Non
     came = (images[0].shape[0], crop, crop) if crop else tuple(images[0].shape)
     if any(own not in (None, got) for own, got in zip(prior.image_shape, came, strict=True)):
         raise ValueError(f"images of shape {came} came to a prior for {tuple(prior.image_shape)}")
-
-
-def _fingerprint(
-    prior: Prior, images: Images, batch_size: int, options: TrainingOptions
-) -> dict[str, Any]:
-    """What must agree between a checkpoint and the run that resumes from it, plain data."""
-    digest = hashlib.sha256()
-    for i in itertools.chain(range(min(8, len(images))), [len(images) - 1]):
-        digest.update(images.raw(i).tobytes())
-    settings = {k: v for k, v in _plain(options).items() if k not in _FREE}
-    return {
-        "prior": {"family": type(prior).__name__, **prior.config},
-        "data": {"images": len(images), "digest": digest.hexdigest()[:16]},
-        "settings": {"batch_size": batch_size, **settings},
-    }
-
-
-def _plain(options: TrainingOptions) -> dict[str, Any]:
-    values = asdict(options)
-    if options.augment is not None:
-        values["augment"]["scales"] = list(options.augment.scales)
-    return values
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    found = checkpoints.differences(before, now)
-    if found:
-        raise ValueError(
-            f"{out} holds checkpoints of another run, so it cannot be resumed:\n  "
-            + "\n  ".join(found)
-            + "\nName another folder, or train with what was there before"
-        )
-
-
-def _check_length(done: int, before: int, now: int, options: TrainingOptions) -> None:
-    """Another length is fine as long as no step of the run so far depended on it."""
-    if before != now and done > min(options.constant_until(n) for n in (before, now)):
-        raise ValueError(
-            f"steps: {before} before, {now} now, but the {done} steps that were done are past the "
-            "point where the length can change: the learning rate was, or should be, falling"
-        )

@@ -133,7 +133,7 @@ class DiffusersUNet(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DiffusersUNet:
         """Build the network, its weights still to be loaded."""
-        from diffusers import UNet2DModel
+        from diffusers.models.unets.unet_2d import UNet2DModel
 
         with torch.random.fork_rng():  # its starting weights come from the global generator
             network: Any = UNet2DModel.from_config(config["options"])
@@ -161,7 +161,8 @@ def read_diffusers(source: str | Path) -> tuple[DiffusersUNet, DDPM, Shape]:
     Raises:
         ValueError: The model is conditional, or its schedule is none that is known here.
     """
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     with torch.random.fork_rng():  # weights that are then replaced come from the global generator
         network: Any = UNet2DModel.from_pretrained(source, subfolder="unet")
