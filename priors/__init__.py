@@ -1,5 +1,6 @@
 """Generative priors: one family a file, one interface over all of them."""
 
+from genprior.priors.autoencoder import Autoencoder
 from genprior.priors.base import (
     DenoisingPrior,
     DensityPrior,
@@ -19,6 +20,7 @@ from genprior.priors.vae import VAE
 
 __all__ = [
     "VAE",
+    "Autoencoder",
     "DenoisingPrior",
     "DensityPrior",
     "Diffusion",

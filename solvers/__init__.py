@@ -1,17 +1,33 @@
 """Solvers: what inverts the degradation. `available(prior)` lists those that serve a prior."""
 
+# isort: off  (their order is that of `available`: the recommended first)
 from genprior.solvers.base import Chunk, Counted, Solution, Solver, available
 from genprior.solvers.exact import ExactPosterior
-from genprior.solvers.latent_map import LatentMAP
+from genprior.solvers.mmps import MMPS
+from genprior.solvers.daps import DAPS
+from genprior.solvers.pigdm import PiGDM
+from genprior.solvers.dps import DPS
+from genprior.solvers.diffpir import DiffPIR
+from genprior.solvers.ddnm import DDNM
+from genprior.solvers.ddrm import DDRM
 from genprior.solvers.latent_sampler import LatentSampler
+from genprior.solvers.latent_map import LatentMAP
 from genprior.solvers.result import Result
+# isort: on
 
 __all__ = [
+    "DAPS",
+    "DDNM",
+    "DDRM",
+    "DPS",
+    "MMPS",
     "Chunk",
     "Counted",
+    "DiffPIR",
     "ExactPosterior",
     "LatentMAP",
     "LatentSampler",
+    "PiGDM",
     "Result",
     "Solution",
     "Solver",
