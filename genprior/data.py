@@ -20,7 +20,7 @@ from genprior.image_files import (
     with_channels,
     write_image,
 )
-from genprior.sources import File, open_source
+from genprior.readers import File, open_source
 
 __all__ = [
     "ArrayImages",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,23 +59,7 @@ def restore(
     names += ["mean.png", "std.png", "comparison.png", "result.json"]
     refuse_existing([folder / name for name in names], force)
     result = solving.run(problem, prior)
-    scores = {
-        name: values.item() if math.isfinite(values.item()) else None
-        for name, values in score(result, problem, truth).items()
-    }
-    report = {
-        "prior": solving.prior,
-        "solver": result.solver,
-        "task": degradation.task,
-        "sigma": _sigma(problem),
-        "samples": result.samples.shape[1],
-        "seed": solving.seed,
-        "forwards": result.forwards,
-        "vjps": result.vjps,
-        "seconds": result.seconds,
-        "converged": bool(result.converged.all()),
-        **scores,
-    }
+    report = _report(result, problem, truth, degradation, solving)
     _write(folder, result, problem, truth, report, bits)
     _print(report, problem, folder)
 
@@ -189,16 +175,45 @@ def _write(
     report: dict[str, Any],
     bits: int,
 ) -> None:
+    """Write every file or none: into a folder beside the results, then move them."""
     from genprior.plots import show
 
     folder.mkdir(parents=True, exist_ok=True)
-    for i, sample in enumerate(result.samples[0]):
-        write_image(folder / f"sample_{i + 1}.png", sample, bits=bits, force=True)
-    write_image(folder / "mean.png", result.mean[0], bits=bits, force=True)
-    if result.std is not None:
-        write_image(folder / "std.png", result.std[0] * 2, bits=bits, force=True)
-    show(result, problem, truth, path=folder / "comparison.png")
-    (folder / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial") as name:
+        partial = Path(name)
+        for i, sample in enumerate(result.samples[0]):
+            write_image(partial / f"sample_{i + 1}.png", sample, bits=bits)
+        write_image(partial / "mean.png", result.mean[0], bits=bits)
+        if result.std is not None:
+            write_image(partial / "std.png", result.std[0] * 2, bits=bits)
+        show(result, problem, truth, path=partial / "comparison.png")
+        (partial / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+        for path in partial.iterdir():
+            os.replace(path, folder / path.name)
+
+
+def _report(
+    result: Result,
+    problem: Problem,
+    truth: Tensor | None,
+    degradation: Degradation,
+    solving: Solving,
+) -> dict[str, Any]:
+    """What result.json holds; a score that is not finite is null."""
+    scores = {name: values.item() for name, values in score(result, problem, truth).items()}
+    return {
+        "prior": solving.prior,
+        "solver": result.solver,
+        "task": degradation.task,
+        "sigma": _sigma(problem),
+        "samples": result.samples.shape[1],
+        "seed": solving.seed,
+        "forwards": result.forwards,
+        "vjps": result.vjps,
+        "seconds": result.seconds,
+        "converged": bool(result.converged.all()),
+        **{name: value if math.isfinite(value) else None for name, value in scores.items()},
+    }
 
 
 def _sigma(problem: Problem) -> float:
