@@ -2,17 +2,19 @@
 
 # isort: off  (their order is that of `available`: the recommended first)
 from genprior.solvers.base import Chunk, Counted, Solution, Solver, available
-from genprior.solvers.exact import ExactPosterior
-from genprior.solvers.mmps import MMPS
 from genprior.solvers.daps import DAPS
-from genprior.solvers.pigdm import PiGDM
-from genprior.solvers.dps import DPS
-from genprior.solvers.diffpir import DiffPIR
 from genprior.solvers.ddnm import DDNM
 from genprior.solvers.ddrm import DDRM
-from genprior.solvers.latent_sampler import LatentSampler
+from genprior.solvers.diffpir import DiffPIR
+from genprior.solvers.dps import DPS
+from genprior.solvers.exact import ExactPosterior
+from genprior.solvers.joint_map import JointMAP
 from genprior.solvers.latent_map import LatentMAP
+from genprior.solvers.latent_sampler import LatentSampler
+from genprior.solvers.mmps import MMPS
+from genprior.solvers.pigdm import PiGDM
 from genprior.solvers.result import Result
+
 # isort: on
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Counted",
     "DiffPIR",
     "ExactPosterior",
+    "JointMAP",
     "LatentMAP",
     "LatentSampler",
     "PiGDM",

@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genprior.operators import Problem
 from genprior.operators.base import per_row
+from genprior.solvers.base import Counted
 from genprior.solvers.spectral import Spectral
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, noise_grid
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,17 @@ class DDNM(_Walk):
         eta: Share of the noise that is fresh; 1 is DDPM's, .85 the published code's.
 
     Source: Wang, Yu, Zhang 2023, arXiv:2212.00490, Algorithm 1 and equations 17 to 19 with
-        appendix I for singular values other than 1.
+        appendix I for singular values other than 1. Differs: the levels end at sigma_y, since
+        every level further down takes y as news and narrows the samples.
     """
 
     linear: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
 
-    eta: float = 0.85
+    eta: float = 1.0
+
+    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+        return noise_grid(problem, prior, self.steps, below_noise=1.0, below_data=0.6)
 
     def _descend(self, walk: Walk) -> Tensor:
         spectral = Spectral.of(walk.problem, type(self).__name__)

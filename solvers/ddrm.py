@@ -12,7 +12,7 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.spectral import Spectral
-from genprior.solvers.walk import Walk, _Walk, ddpm_grid
+from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_grid
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class DDRM(_Walk):
         eta, eta_b: As above, in [0, 1].
         ddpm_levels: Walk down DDPM's own levels, as published.
 
-    Source: Kawar et al. 2022, arXiv:2201.11793, equations 7 and 8. Differs: the levels follow
-        sigma_y; the start counts the data's spread.
+    Source: Kawar et al. 2022, arXiv:2201.11793, equations 7 and 8. Differs: the levels end near
+        sigma_y, since every level further down takes y as news and narrows the samples; the
+        start counts the data's spread.
     """
 
     linear: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
 
-    eta: float = 0.85
+    eta: float = 0.95
     eta_b: float = 1.0
     ddpm_levels: bool = False
 
@@ -48,12 +49,12 @@ class DDRM(_Walk):
     def published(cls, *, steps: int = 20) -> DDRM:
         """The paper's settings: 20 of DDPM's 1000 levels, eta .85, eta_b 1. No units to convert:
         a share of the noise is the same in [0, 1] as in [-1, 1]."""
-        return cls(steps=steps, ddpm_levels=True)
+        return cls(steps=steps, eta=0.85, ddpm_levels=True)
 
     def _grid(self, problem: Problem, prior: Counted) -> Tensor:
         if self.ddpm_levels:
             return ddpm_grid(problem, self.steps)
-        return super()._grid(problem, prior)
+        return noise_grid(problem, prior, self.steps, below_noise=0.5, below_data=0.3)
 
     def _descend(self, walk: Walk) -> Tensor:
         spectral = Spectral.of(walk.problem, type(self).__name__)

@@ -25,12 +25,6 @@ from genprior.priors.base import DenoisingPrior, Prior
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.base import Chunk, Counted, Solution, Solver
 
-BELOW_NOISE = 0.1
-"""The last sigma as a share of the measurement noise: its square is lost from the variance."""
-
-BELOW_DATA = 0.03
-"""The largest last sigma as a share of the data's standard deviation."""
-
 ABOVE_DATA = 100.0
 """The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
 
@@ -61,19 +55,30 @@ def _poisson_std(problem: Problem) -> Tensor:
     return torch.maximum(problem.y, 1 / peak).div(peak).sqrt()
 
 
-def noise_grid(problem: Problem, prior: DenoisingPrior | Counted, steps: int) -> Tensor:
+def noise_grid(
+    problem: Problem,
+    prior: DenoisingPrior | Counted,
+    steps: int,
+    *,
+    below_noise: float = 0.1,
+    below_data: float = 0.03,
+) -> Tensor:
     """Space noise levels evenly in log sigma, down to a share of each row's own noise.
 
     The last level sets what the walk can resolve: a posterior is about sigma_y / s wide along a
     singular vector of A with value s, so the largest s counts where it is known.
 
+    Args:
+        below_noise: The last sigma as a share of that width; the walk loses its square from the
+            variance.
+        below_data: The same for the data's standard deviation.
     Returns:
         (steps, B).
     """
     scale = data_scale(prior)
-    low = torch.full((len(problem.y),), BELOW_DATA * scale).to(problem.y)
+    low = torch.full((len(problem.y),), below_data * scale).to(problem.y)
     width = noise_level(problem) / _largest_singular_value(problem)
-    low = torch.where(width > 0, torch.minimum(low, BELOW_NOISE * width), low)
+    low = torch.where(width > 0, torch.minimum(low, below_noise * width), low)
     smallest, largest = prior.sigma_range
     low = low.clamp(min=smallest)
     high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
