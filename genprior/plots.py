@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MISSING = (0.80, 0.84, 0.93)
 """Colour of pixels that were not measured: no grey level, and rare in photographs."""
 
-PANEL = 1.5
-"""Inches of one panel."""
+PANEL = (1.5, 3.0)
+"""Least and greatest width of one panel in inches, of 200 pixels each."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int =
     titles += ["spread"] if spread else []
     titles += [] if single else [f"sample {i + 1}" for i in range(shown)]
     height, width = lines[0].mean.shape[-2:]
+    panel = min(max(width / 200, PANEL[0]), PANEL[1])
     labelled = 0.3 if any(line.label for line in lines) else 0.0
     figure = Figure(
         figsize=(
-            len(titles) * PANEL + labelled + 0.2,
-            len(lines) * (PANEL * height / width + 0.2) + 0.3 + (0.35 if spread else 0),
+            len(titles) * panel + labelled + 0.2,
+            len(lines) * (panel * height / width + 0.2) + 0.3 + (0.35 if spread else 0),
         ),
         layout=ConstrainedLayoutEngine(
             compress=True, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02
