@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from genprior.operators import GaussianNoise, LinearOperator, Problem
 from genprior.operators.random import Generators
-from genprior.priors.base import ExactPrior, Prior
-from genprior.solvers import ExactPosterior, Result, Solver
+from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
+from genprior.solvers import DPS, MMPS, ExactPosterior, LatentSampler, Result, Solver
 
 
 def default_solver(problem: Problem, prior: Prior) -> Solver:
     """Choose a sampler: exact where there is one, never a point estimate.
 
+    For a denoising prior MMPS, or DPS where the operator is not linear or the noise not Gaussian;
+    for one that has only a latent, LatentSampler.
+
     Raises:
         TypeError: No sampler serves this pair.
     """
-    exact = isinstance(problem.operator, LinearOperator) and isinstance(
-        problem.noise, GaussianNoise
-    )
-    if isinstance(prior, ExactPrior) and exact:
+    linear = isinstance(problem.operator, LinearOperator)
+    linear_gaussian = linear and isinstance(problem.noise, GaussianNoise)
+    if isinstance(prior, ExactPrior) and linear_gaussian:
         return ExactPosterior()
+    if isinstance(prior, DenoisingPrior):
+        return MMPS() if linear_gaussian else DPS()
+    if isinstance(prior, LatentPrior):
+        return LatentSampler()
     raise TypeError(
         f"no sampler serves {type(prior).__name__} with {type(problem.operator).__name__} and "
         f"{type(problem.noise).__name__}"
@@ -40,8 +46,8 @@ def solve(
     Args:
         problem: Measurements y (B, ...), the operator that made them, the noise.
         prior: What x looks like.
-        solver: None picks it: the exact posterior where there is one (linear operator, Gaussian
-            noise).
+        solver: None picks it as `default_solver` says: the exact posterior where there is one
+            (linear operator, Gaussian noise), else a sampler that fits the prior.
         num_samples: Samples for each image, S.
         generator: None, one generator or one for each image.
         batch_size: Most rows (image-sample pairs) in flight.
