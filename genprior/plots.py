@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,10 +94,6 @@ def show(
 
 def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int = 4) -> Figure:
     """Draw rows, which may come from several priors or solvers, with one scale of spread."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     shown = min(samples, min(len(line.samples) for line in lines))
     spread = any(line.std is not None for line in lines)
     single = all(len(line.samples) == 1 and line.std is None for line in lines)
@@ -104,24 +101,11 @@ def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int =
     titles += ["measurement"] + (["estimate"] if single else ["posterior mean"])
     titles += ["spread"] if spread else []
     titles += [] if single else [f"sample {i + 1}" for i in range(shown)]
-    height, width = lines[0].mean.shape[-2:]
-    panel = min(max(width / 200, PANEL[0]), PANEL[1])
-    labelled = 0.3 if any(line.label for line in lines) else 0.0
-    figure = Figure(
-        figsize=(
-            len(titles) * panel + labelled + 0.2,
-            len(lines) * (panel * height / width + 0.2) + 0.3 + (0.35 if spread else 0),
-        ),
-        layout=ConstrainedLayoutEngine(
-            compress=True, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02
-        ),
-        dpi=200,
-    )
-    FigureCanvasAgg(figure)
+    figure = _canvas(lines, len(titles), spread)
     axes = figure.subplots(len(lines), len(titles), squeeze=False)
-    top = max(
-        (_spread(line.std).max().item() for line in lines if line.std is not None), default=0
-    )
+    stds = [_spread(line.std).flatten() for line in lines if line.std is not None]
+    # The very largest of many pixels would leave the rest dark.
+    top = float(np.quantile(torch.cat(stds).numpy(), 0.999)) if stds else 0.0
     for line, row in zip(lines, axes, strict=True):
         _draw_row(line, list(row), titles, top)
     for axis, title in zip(axes[0], titles, strict=True):
@@ -185,6 +169,25 @@ def measurement(problem: Problem) -> tuple[Tensor | None, str]:
     seen = observed[0].expand_as(y).all(0)
     colour = torch.tensor(MISSING, dtype=y.dtype, device=y.device).view(3, 1, 1)
     return torch.where(seen, y.expand(3, -1, -1), colour), ""
+
+
+def _canvas(lines: Sequence[Row], columns: int, spread: bool) -> Figure:
+    """An empty figure that fits the panels, their titles and labels, and a colour bar."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    height, width = lines[0].mean.shape[-2:]
+    panel = min(max(width / 200, PANEL[0]), PANEL[1])
+    labelled = 0.3 if any(line.label for line in lines) else 0.0
+    across = columns * panel + labelled + 0.2
+    down = len(lines) * (panel * height / width + 0.2) + 0.3 + (0.35 if spread else 0.0)
+    layout = ConstrainedLayoutEngine(
+        compress=True, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02
+    )
+    figure = Figure(figsize=(across, down), layout=layout, dpi=200)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _draw_row(line: Row, axes: Sequence[Any], titles: Sequence[str], top: float) -> None:
