@@ -4,7 +4,8 @@
     from genprior import operators, priors, solvers
 
     prior = genprior.load("cats64-gaussian")
-    problem = operators.Problem.simulate(x, operators.Inpainting(mask), operators.GaussianNoise(0.05))
+    noise = operators.GaussianNoise(0.05)
+    problem = operators.Problem.simulate(x, operators.Inpainting(mask), noise)
     result = genprior.solve(problem, prior)
 """
 

@@ -51,7 +51,9 @@ def evaluate(
     prior = solving.load_prior()
     channels, height, width = prior.image_shape
     size = None if height is None or width is None else (height, width)
-    data = replace(source, size=source.size or size, channels=source.channels or channels).open()
+    data = replace(source, size=source.size or size, channels=source.channels or channels).open(
+        split="test"
+    )
     count = min(len(data), limit or len(data))
     generators = spawn(torch.Generator().manual_seed(solving.seed), count)
     step = at_once if None not in data.image_shape else 1

@@ -16,7 +16,8 @@ class Source:
             or the name of a torchvision data set.
         size: Height and width; images are cropped in the middle and resized.
         channels: 1 or 3, if images are to be converted.
-        split: Which set, train or test, where the source has both.
+        split: Which set, train or test, where the source has both; train to train, test to
+            evaluate.
         upscale: Enlarge smaller images instead of refusing them.
         skip_bad: Go on without unreadable images and report them at the end.
     """
@@ -24,16 +25,17 @@ class Source:
     data: str
     size: int | tuple[int, int] | None = None
     channels: int | None = None
-    split: str = "train"
+    split: str | None = None
     upscale: bool = False
     skip_bad: bool = False
 
-    def open(self) -> Images:
+    def open(self, *, split: str = "train") -> Images:
+        """Open the data set; `split` is taken where the user did not ask for one."""
         return images(
             self.data,
             size=self.size,
             channels=self.channels,
-            split=self.split,
+            split=self.split or split,
             upscale=self.upscale,
             skip_bad=self.skip_bad,
         )
