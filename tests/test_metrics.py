@@ -213,3 +213,29 @@ def test_feature_networks(tmp_path):
         load_features("mobilenet", tmp_path)
     with pytest.raises(ValueError, match="lenet, mobilenet, vgg16"):
         load_features("inception", tmp_path)
+
+
+def test_metrics_on_every_device(device):
+    """Would catch a constant left on the CPU."""
+    samples = torch.rand((2, 6, 1, 12, 12), generator=rng())
+    truth = torch.rand((2, 1, 12, 12), generator=rng(1))
+    mean, std = samples.mean(1), samples.std(1)
+
+    def every(samples, truth, mean, std):
+        flat, other = samples.flatten(2)[0], samples.flatten(2)[1]
+        yield metrics.psnr(mean, truth)
+        yield metrics.ssim(mean, truth)
+        yield metrics.coverage(samples, truth, 0.9)
+        yield metrics.gaussian_coverage(mean, std, truth, 0.9)
+        yield metrics.crps(samples, truth)
+        yield metrics.gaussian_crps(mean, std, truth)
+        yield metrics.sbc_ranks(samples, truth, generator=rng())
+        yield metrics.energy_distance(flat, other)
+        yield metrics.sliced_wasserstein(flat, other, generator=rng())
+        yield metrics.frechet_distance(flat[:, :3], other[:, :3])
+
+    here = list(every(samples, truth, mean, std))
+    there = list(every(*(t.to(device) for t in (samples, truth, mean, std))))
+    for a, b in zip(here, there, strict=True):
+        assert b.device.type == device.type
+        torch.testing.assert_close(b.cpu(), a)
