@@ -14,6 +14,7 @@ Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 ARMIJO, CURVATURE = 1e-4, 0.9
 MEMORY = 10
 TRIALS = 25
+STILL = 5
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def minimise(function: Function, x0: Tensor, *, steps: int, tolerance: float) ->
     f, g = _finite(*function(x0, row))
     norm = g.norm(dim=1)
     zero, ends = torch.zeros_like(f), Ends.start(x0, f)
-    ends.close(row, x0, f, norm <= tolerance)
+    ends.close(row, x0, f, f.isfinite() & (norm <= tolerance))
     rows = _Rows(
         row, x0, f, g, -g, 1 / norm.clamp(min=1), zero, zero + torch.inf,
         torch.zeros_like(row), torch.zeros_like(row),
@@ -158,7 +159,7 @@ def _advance(
     fresh = replace(fresh, still=(rows.still + 1).where(change, 0 * rows.still))
     waiting = replace(rows, t=t, low=low, high=high, trials=trials)
     rows = _where(accepted, fresh, waiting)
-    converged = accepted & ((rows.g.norm(dim=1) <= tolerance) | (rows.still >= 2))
+    converged = accepted & ((rows.g.norm(dim=1) <= tolerance) | (rows.still >= STILL))
     # A search that fails where f no longer changes has met the limit of rounding.
     limit = failed & ((f - rows.f).abs() <= rounding)
     return rows, converged | limit, failed & ~limit
