@@ -122,13 +122,7 @@ def sample(
     Raises:
         ValueError: The size is missing, or is not the prior's.
     """
-    shape = list(prior.image_shape)
-    if size is not None:
-        if any(own not in (None, given) for own, given in zip(shape[1:], size, strict=True)):
-            raise ValueError(f"size {size} was asked of a prior for {shape[1]}x{shape[2]} images")
-        shape[1:] = size
-    if None in shape:
-        raise ValueError("this prior serves images of any size: say size=(height, width)")
+    shape = prior.check_size(size)
     sampler = sampler if sampler is not None else DPMSolver()
     like = next(prior.parameters(), prior.data_mean)
     low, high = walk_range(prior)

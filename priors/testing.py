@@ -168,7 +168,7 @@ def check_latent(example: Example) -> None:
     """`decode` takes rows one by one and differentiably; z is standard normal."""
     prior = example.prior
     assert isinstance(prior, LatentPrior)
-    z = example.noise(torch.Size([COUNT, *prior.latent_shape]), 3)
+    z = example.noise(torch.Size([COUNT, *_latent_shape(prior, example)]), 3)
     alone = torch.cat([prior.decode(row) for row in z.split(1)])
     _close(prior.decode(z), alone, "decoded rows in a batch and alone")
     law = torch.distributions.Normal(torch.zeros_like(z), 1.0)
@@ -183,12 +183,21 @@ def check_encoder(example: Example) -> None:
     assert isinstance(prior, LatentPrior)
     x = example.images()
     z = prior.encode(x)
-    expected = (COUNT, *prior.latent_shape)
+    expected = (COUNT, *_latent_shape(prior, example))
     assert tuple(z.shape) == expected, f"latents are {tuple(z.shape)}, not {expected}"
     if prior.exact_encoder:
         _close(prior.decode(z), x, "decode(encode(x)) and x", 1e-6)
         noise = example.noise(z.shape, 4)
         _close(prior.encode(prior.decode(noise)), noise, "encode(decode(z)) and z", 1e-5)
+
+
+def _latent_shape(prior: LatentPrior, example: Example) -> tuple[int, ...]:
+    """The latent's shape; like an image's where the prior serves any size."""
+    return (
+        (prior.latent_shape[0], *example.size)
+        if None in prior.latent_shape
+        else prior.latent_shape
+    )
 
 
 def check_density(example: Example) -> None:

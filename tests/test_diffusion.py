@@ -9,7 +9,7 @@ from torch import nn
 
 from genprior.operators.base import per_row
 from genprior.operators.random import normal
-from genprior.priors import Diffusion, Gaussian
+from genprior.priors import Diffusion, Gaussian, testing
 from genprior.priors.files import read_prior
 from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
@@ -96,7 +96,7 @@ def test_wrong_images_are_refused():
     """Would catch a broadcast of grey to colour, or of another size, deep in the network."""
     with pytest.raises(ValueError, match=r"\(2, 3, 6, 6\).*\(B, 1, 6, 6\)"):
         tiny().denoise(noisy(2, (3, 6, 6)), 0.1)
-    with pytest.raises(ValueError, match="size=\\(height, width\\)"):
+    with pytest.raises(ValueError, match=r"size=\(H, W\)"):
         tiny(shape=(1, None, None)).sample(1)
 
 
@@ -203,3 +203,14 @@ def test_from_images_measures_the_data():
     assert prior.data_std.item() == pytest.approx(spread.item(), rel=1e-3)
     with pytest.raises(ValueError, match="no image"):
         Diffusion.from_images([])
+
+
+@pytest.mark.parametrize("objective", [EDM(), FlowMatching()], ids=["edm", "flow"])
+def test_contract(objective, device):
+    """Would catch any broken promise of the contract that all priors share."""
+    testing.check_prior(tiny(objective, (1, 4, 4), attention=True).double(), device=device)
+
+
+def test_contract_at_any_size(device):
+    """Would catch a promise that only holds where the size is fixed."""
+    testing.check_prior(tiny(shape=(3, None, None)).double(), size=(4, 6), device=device)
