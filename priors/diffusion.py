@@ -21,6 +21,7 @@ from genprior.priors import objectives, samplers
 from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
 from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
+from genprior.priors.tiles import in_tiles, needs_tiles
 from genprior.priors.trainable import Objective, TrainablePrior
 from genprior.priors.unet import UNet
 
@@ -172,9 +173,17 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         return torch.where(per_row(sigma, x) > 0, mean.to(x) + std * u0, x)
 
     def _evaluate(self, u: Tensor, noise: Tensor) -> Tensor:
-        """Run the network in its own precision."""
+        """Run the network in its own precision, a large image in tiles."""
         dtype = next(self.network.parameters()).dtype
-        return self.network(u.to(dtype), noise.to(dtype)).to(u.dtype)
+        given, label = u.to(dtype), noise.to(dtype)
+        reach = self.network.reach if isinstance(self.network, UNet) else None
+        if reach is None or not needs_tiles(given):
+            return self.network(given, label).to(u.dtype)
+        multiple = self.network.multiple
+        output = in_tiles(
+            lambda part: self.network(part, label), given, reach=reach, multiple=multiple
+        )
+        return output.to(u.dtype)
 
     def _check(self, x: Tensor) -> None:
         fits = x.ndim == 4 and all(

@@ -114,6 +114,17 @@ class UNet(nn.Module):
         self.register_buffer("frequencies", half.exp(), persistent=False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
+    @property
+    def reach(self) -> int | None:
+        """Distance in pixels beyond which input does not matter; None with attention."""
+        if self.middle is not None:
+            return None
+        cell, total = self.unshuffle, 2 * self.unshuffle
+        for level, stage in enumerate(self.down):
+            ways = 2 if level < len(self.up) else 1
+            total += ways * 2 * len(list(stage.children())) * cell * 2**level
+        return total + self.multiple
+
     def _build(
         self, folded: int, widths: Sequence[int], blocks: Sequence[int], attention: bool
     ) -> None:

@@ -9,10 +9,11 @@ from torch import nn
 
 from genprior.operators.base import per_row
 from genprior.operators.random import normal
-from genprior.priors import Diffusion, Gaussian, testing
+from genprior.priors import Diffusion, Gaussian, testing, tiles
 from genprior.priors.files import read_prior
 from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
+from genprior.priors.tiles import in_tiles
 from genprior.priors.unet import UNet
 
 MEAN, STD = 0.3, 0.2
@@ -130,6 +131,37 @@ def test_network_is_local():
     crop = network(x[..., 16:80, 24:88], noise)[..., 28:36, 28:36]
     whole = network(x, noise)[..., 44:52, 52:60]
     assert torch.allclose(crop, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_tiles_change_nothing(levels):
+    """Would catch seams: too little margin, or tiles off the network's grid; gradients too."""
+    network = tiny(shape=(3, None, None), widths=(8,) * levels, blocks=(2,) * levels).network
+    x = noisy(1, (3, 101, 167)).float().requires_grad_(True)
+
+    def evaluate(part):
+        return network(part, torch.zeros(1))
+
+    whole = evaluate(x)
+    tiled = in_tiles(evaluate, x, reach=network.reach, multiple=network.multiple, tile=40)
+    assert torch.allclose(tiled, whole, rtol=0, atol=1e-4 * whole.abs().max().item())
+    slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y in (whole, tiled)]
+    assert torch.allclose(*slopes, rtol=0, atol=1e-4 * slopes[0].abs().max().item())
+    # The reach is no wider than it must be: a little less shows.
+    short = in_tiles(evaluate, x, reach=network.reach // 3, multiple=network.multiple, tile=40)
+    assert (short - whole).abs().max() > 1e-3 * whole.abs().max()
+
+
+def test_large_images_go_in_tiles(monkeypatch):
+    """Would catch a prior that runs out of memory on a photo that is larger than it allows."""
+    prior, x = tiny(shape=(3, None, None)), noisy(1, (3, 120, 90))
+    whole = prior.denoise(x, 0.2)
+    sizes = []
+    prior.network.entrance.register_forward_hook(lambda *a: sizes.append(a[2].shape[-2:].numel()))
+    monkeypatch.setattr(tiles, "PIXELS", 5000)
+    monkeypatch.setitem(in_tiles.__kwdefaults__, "tile", 32)
+    assert torch.allclose(prior.denoise(x, 0.2), whole, atol=1e-5)
+    assert 4 * max(sizes) < 120 * 90
 
 
 @pytest.mark.parametrize("size", [(28, 28), (7, 9), (1, 5)])
