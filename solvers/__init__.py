@@ -13,7 +13,10 @@ from genprior.solvers.latent_map import LatentMAP
 from genprior.solvers.latent_sampler import LatentSampler
 from genprior.solvers.mmps import MMPS
 from genprior.solvers.pigdm import PiGDM
+from genprior.solvers.reddiff import REDDiff
+from genprior.solvers.repaint import RePaint
 from genprior.solvers.result import Result
+from genprior.solvers.smc import SMC
 
 # isort: on
 
@@ -23,6 +26,7 @@ __all__ = [
     "DDRM",
     "DPS",
     "MMPS",
+    "SMC",
     "Chunk",
     "Counted",
     "DiffPIR",
@@ -31,6 +35,8 @@ __all__ = [
     "LatentMAP",
     "LatentSampler",
     "PiGDM",
+    "REDDiff",
+    "RePaint",
     "Result",
     "Solution",
     "Solver",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,21 @@ from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
 from genprior.solvers.walk import Walk, _Walk, data_scale, noise_grid, noise_level, noise_std
+
+
+def conditional_draw(
+    problem: Problem, x0hat: Tensor, r2: Tensor, noise: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Draw x0 ~ N(x0hat, r^2 I) p(y | x0) for linear A and Gaussian noise, by Matheron's rule."""
+    operator = problem.operator
+    assert isinstance(operator, LinearOperator)
+    sigma_y = noise_std(problem)
+    x = x0hat + per_row(r2.sqrt(), x0hat) * noise(x0hat)
+    residual = problem.residual(x) + per_row(sigma_y, problem.y) * noise(problem.y)
+    if operator.observed is not None:
+        residual = torch.where(operator.observed, residual, 0.0)
+    u = operator.solve_gram(residual, sigma_y**2, scale=r2)
+    return x + per_row(r2, x) * operator.adjoint(u)
 
 
 @dataclass(frozen=True)
@@ -58,11 +74,14 @@ class DAPS(_Walk):
         exact = isinstance(problem.operator, LinearOperator) and isinstance(
             problem.noise, GaussianNoise
         )
-        draw = self._exact_draw if exact else self._langevin_draw
         for sigma, lower in walk.pairs():
             x0hat = self._flow(walk, x, sigma)
             r2 = sigma**2 * s2 / (sigma**2 + s2)
-            x0 = walk.keep_sound(draw(walk, x0hat, r2), x)
+            if exact:
+                x0 = conditional_draw(problem, x0hat, r2, walk.noise)
+            else:
+                x0 = self._langevin_draw(walk, x0hat, r2)
+            x0 = walk.keep_sound(x0, x)
             walk.record(x0)
             x = x0 + per_row(lower, x) * walk.noise(x)
         return x
@@ -73,19 +92,6 @@ class DAPS(_Walk):
         low = torch.minimum(walk.sigmas[-1], sigma)
         grid = samplers.log_uniform(sigma, low, self.flow_steps, like=x)
         return DPMSolver()(walk.prior.denoise, x, grid)
-
-    @staticmethod
-    def _exact_draw(walk: Walk, x0hat: Tensor, r2: Tensor) -> Tensor:
-        """Draw from the Gaussian product: a draw of each factor, then conditioning."""
-        problem, operator = walk.problem, walk.problem.operator
-        assert isinstance(operator, LinearOperator)
-        sigma_y = noise_std(problem)
-        x = x0hat + per_row(r2.sqrt(), x0hat) * walk.noise(x0hat)
-        residual = problem.residual(x) + per_row(sigma_y, problem.y) * walk.noise(problem.y)
-        if operator.observed is not None:
-            residual = torch.where(operator.observed, residual, 0.0)
-        u = operator.solve_gram(residual, sigma_y**2, scale=r2)
-        return x + per_row(r2, x) * operator.adjoint(u)
 
     def _langevin_draw(self, walk: Walk, x0hat: Tensor, r2: Tensor) -> Tensor:
         """Run Langevin's equation; the step is a share of the target's smallest variance.

@@ -36,8 +36,8 @@ class MMPS(_GuidedWalk):
 
     Source: Rozet et al. 2024, arXiv:2405.13712, section 4 (with conjugate gradients and a
         DDPM or DDIM walk). Differs: the walk is DPM-Solver++(2M) on log-uniform levels that
-        follow sigma_y, started about E[x0 | y]; generalised conjugate residuals, preconditioned by the system of
-        V = v I where A A^T is diagonal in closed form.
+        follow sigma_y, started about E[x0 | y]; generalised conjugate residuals, preconditioned
+        by the system of V = v I where A A^T is diagonal in closed form.
     """
 
     linear: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
-from genprior.priors.samplers import DDIM, Sampler
+from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.walk import Walk, _GuidedWalk, data_scale, noise_std
 
 
@@ -18,7 +18,8 @@ from genprior.solvers.walk import Walk, _GuidedWalk, data_scale, noise_std
 class PiGDM(_GuidedWalk):
     """Pseudoinverse-Guided Diffusion Model.
 
-        p(y | x_t) = N(y; A x0, r_t^2 A A^T + sigma_y^2 I),   r_t^2 = sigma_t^2 s^2 / (sigma_t^2 + s^2)
+        p(y | x_t) = N(y; A x0, r_t^2 A A^T + sigma_y^2 I),
+        r_t^2 = sigma_t^2 s^2 / (sigma_t^2 + s^2)
         E[x0 | x_t, y] = x0 + sigma_t^2 (dx0/dx_t)^T A^T (r_t^2 A A^T + sigma_y^2 I)^-1 (y - A x0)
 
     with x0 = denoise(x_t) and s the prior's standard deviation. One vector-Jacobian product a
@@ -27,13 +28,13 @@ class PiGDM(_GuidedWalk):
     Source: Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems",
         equations 7 and 8. Differs: s^2 is the data's variance, not 1, in r_t^2 (their appendix
         A.3 derives it for data of variance 1); the guided mean is Tweedie's, their code scales
-        the guidance by r_t^2 sqrt(alpha_t) instead of sigma_t^2.
+        the guidance by r_t^2 sqrt(alpha_t) instead of sigma_t^2; the walk is second order.
     """
 
     linear: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
 
-    sampler: Sampler = DDIM(eta=1.0)  # noqa: RUF009 (frozen)
+    sampler: Sampler = DPMSolver(stochastic=True)  # noqa: RUF009 (frozen)
 
     def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
         operator = walk.problem.operator

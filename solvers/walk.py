@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -24,6 +24,9 @@ from genprior.priors import samplers
 from genprior.priors.base import DenoisingPrior, Prior
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.base import Chunk, Counted, Solution, Solver
+
+NOISE_FREE = 0.03
+"""The last sigma as a share of the data's standard deviation where y has no noise."""
 
 ABOVE_DATA = 100.0
 """The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
@@ -76,9 +79,9 @@ def noise_grid(
         (steps, B).
     """
     scale = data_scale(prior)
-    low = torch.full((len(problem.y),), below_data * scale).to(problem.y)
+    low = torch.full((len(problem.y),), NOISE_FREE * scale).to(problem.y)
     width = noise_level(problem) / _largest_singular_value(problem)
-    low = torch.where(width > 0, torch.minimum(low, below_noise * width), low)
+    low = torch.where(width > 0, (below_noise * width).clamp(max=below_data * scale), low)
     smallest, largest = prior.sigma_range
     low = low.clamp(min=smallest)
     high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
@@ -121,7 +124,9 @@ class Walk:
         prior: The counted prior.
         sigmas: Noise levels, (N, R), decreasing.
         shape: (R, C, H, W).
-        generators: One for each row.
+        generators: One for each row, or one for each image's rows.
+        samples: Asked of each image, S; a method may walk with more rows.
+        ticks: Advances the progress bar.
         sound: (R,) bool, False once a row's network output was not finite.
     """
 
@@ -130,6 +135,7 @@ class Walk:
     sigmas: Tensor
     shape: tuple[int, ...]
     generators: list[torch.Generator]
+    samples: int
     ticks: Iterator[int]
     sound: Tensor = field(init=False)
     residuals: list[Tensor] = field(default_factory=list)
@@ -138,19 +144,20 @@ class Walk:
         self.sound = torch.ones(self.shape[0], dtype=torch.bool, device=self.problem.y.device)
 
     def start(self) -> Tensor:
-        """Draw x at the first level: the data's own spread counts beside sigma's."""
-        return samplers.start(
-            self.prior,  # type: ignore[arg-type]
-            self.shape,
-            self.sigmas[0],
-            generator=self.generators,
-            dtype=self.problem.y.dtype,
-            device=self.problem.y.device,
-        )
+        """Draw x at the first level: mean data_mean, variance data_std^2 + sigma^2.
+
+        Leaving out the data's own spread starts wrong wherever sigma does not dwarf it.
+        """
+        n = self.noise(self.problem.y.new_empty(self.shape))
+        mean, std = self.prior.data_mean.to(n), self.prior.data_std.to(n)
+        return mean + (std**2 + per_row(self.sigmas[0], n) ** 2).sqrt() * n
 
     def noise(self, like: Tensor) -> Tensor:
-        """Draw standard normal noise in the shape of `like` (R, ...)."""
-        return normal(like.shape, self.generators, dtype=like.dtype, device=like.device)
+        """Draw standard normal noise in the shape of `like` (R, ...), rows image-major."""
+        count = len(self.generators)
+        shape = (count, len(like) // count, *like.shape[1:])
+        drawn = normal(shape, self.generators, dtype=like.dtype, device=like.device)
+        return drawn.reshape(like.shape)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (sigma, next sigma), each (R,); the last next one is 0."""
@@ -238,30 +245,40 @@ class _Walk(Solver):
             )
 
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
-        rows = chunk.rows
+        walk = self._begin(chunk, prior)
+        return self._finish(walk, self._descend(walk))
+
+    def _begin(self, chunk: Chunk, prior: Counted) -> Walk:
+        rows = replace(chunk, samples=self._rows_per_image(chunk.samples)).rows
         self._refuse(rows)
         sigmas = self._grid(rows, prior)
-        walk = Walk(
+        return Walk(
             problem=rows,
             prior=prior,
             sigmas=sigmas,
             shape=(len(rows.y), *chunk.image_shape),
-            generators=chunk.generators,
+            generators=chunk.image_generators if self.joint else chunk.generators,
+            samples=chunk.samples,
             ticks=chunk.track(range(len(sigmas)), type(self).__name__),
         )
-        x = self._descend(walk)
-        if self.keep_measured and rows.operator.observed is not None:
-            x = torch.where(rows.operator.observed, rows.y, x)
+
+    def _finish(self, walk: Walk, x: Tensor) -> Solution:
+        count = len(x) // walk.samples
+        if self.keep_measured:
+            y = walk.problem.y.reshape(count, -1, *x.shape[1:])[:, : walk.samples]
+            mask = walk.problem.operator.observed.expand_as(walk.problem.y)  # type: ignore
+            mask = mask.reshape(count, -1, *x.shape[1:])[:, : walk.samples]
+            x = torch.where(mask.flatten(0, 1), y.flatten(0, 1), x)
 
         def per_image(values: Tensor) -> Tensor:
-            return values.reshape(*values.shape[:-1], -1, chunk.samples)
+            return values.reshape(*values.shape[:-1], count, -1)
 
         residual = torch.stack(walk.residuals)
         return Solution(
-            samples=x.reshape(-1, chunk.samples, *chunk.image_shape),
+            samples=x.reshape(count, walk.samples, *x.shape[1:]),
             converged=per_image(walk.sound).all(-1),
             trace={
-                "sigma": per_image(sigmas[: len(residual)]).mean(-1),
+                "sigma": per_image(walk.sigmas[: len(residual)]).mean(-1),
                 "residual": per_image(residual).mean(-1),
             },
         )
