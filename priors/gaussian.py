@@ -192,4 +192,4 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
 
     def posterior(self, problem: Problem) -> GaussianPosterior:
         check_linear_gaussian(self, problem)
-        return GaussianPosterior(self.law(problem.y.dtype), problem)
+        return GaussianPosterior(self.law(problem.y.dtype), problem, self.mean.shape)

@@ -36,11 +36,11 @@ class GaussianPosterior:
     Source: Rasmussen, Williams 2006, appendix A.3 (Woodbury); Doucet 2010 (Matheron's rule).
     """
 
-    def __init__(self, law: LowRankNormal, problem: Problem) -> None:
+    def __init__(self, law: LowRankNormal, problem: Problem, shape: torch.Size) -> None:
         self._law = law
         self._problem = problem
         self._count = problem.y.shape[0]
-        self._shape = tuple(problem.image_shape)
+        self._shape = shape  # (C, H, W)
         self._scale = float(law.residual) ** 2
         check_density_of_y(problem, self._scale)
 

@@ -162,7 +162,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         dtype, device = self.weights.dtype, self.weights.device
         u = uniform((n, 1), generator, dtype=torch.float64, device=device)
         chosen = _choose(self.weights.expand(n, -1), u)[:, 0]
-        z = normal((n, *self.components[0].image_shape), generator, dtype=dtype, device=device)
+        z = normal((n, *self.components[0].mean.shape), generator, dtype=dtype, device=device)
         x = torch.empty_like(z)
         for k, component in enumerate(self.components):
             rows = (chosen == k).nonzero()[:, 0]

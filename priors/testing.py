@@ -118,8 +118,10 @@ def check_files(example: Example) -> None:
         found = read_prior(path, dtype=torch.float64).to(example.device).eval()
     assert type(found) is type(prior), f"a {type(prior).__name__} came back as {type(found)}"
     assert found.config == prior.config, f"config {prior.config} came back as {found.config}"
-    draws = [p.sample(2, size=example.size, generator=example.generator()) for p in (prior, found)]
-    _close(*draws, "samples before and after the file")
+    first, again = (
+        p.sample(2, size=example.size, generator=example.generator()) for p in (prior, found)
+    )
+    _close(first, again, "samples before and after the file")
 
 
 def check_purity(example: Example) -> None:
