@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from genprior import checkpoints
+from genprior import checkpoints, cli
 from genprior.augment import Augmentation
+from genprior.data import write_image
 from genprior.priors import Diffusion, Gaussian
 from genprior.priors.files import read_prior
 from genprior.priors.trainable import Objective, TrainablePrior
@@ -92,32 +94,50 @@ class LineObjective(Objective):
         return -factor * self.prior.weight[place], {}
 
 
+def command(folder, out):
+    """A tiny training from the shell on a folder of JPEGs."""
+    words = f"train diffusion --data {folder} --size 8 --steps 40 --batch-size 4 --out {out}"
+    words += " --checkpoint-every 4 --grid 4 --warmup 2 --accelerator cpu --precision fp32"
+    return [*words.split(), "--network", "{widths: [8], blocks: [1]}"]
+
+
 def test_killed_run_ends_like_one_that_was_not(tmp_path):
-    """Would catch anything that a checkpoint forgets: moments, average, place in the data."""
-    whole = train(tiny(), data(), out=tmp_path / "whole", steps=40, batch_size=4, options=QUIET)
-    script = tmp_path / "run.py"
-    script.write_text(
-        f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "torch.set_num_threads(1)\n"
-        "from test_training import *\n"
-        f"train(tiny(), data(), out={str(tmp_path / 'killed')!r}, steps=40, batch_size=4,\n"
-        "      options=QUIET)\n"
-    )
-    process = subprocess.Popen([sys.executable, str(script)])
-    folder = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 100
-    while not list(folder.glob("step-*.pt")) and time.monotonic() < deadline:
+    """Would catch anything that a checkpoint forgets: moments, average, place in the data.
+
+    From the shell, as a user does: JPEGs, SIGKILL, the same command again, samples, a photo.
+    """
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(data(20, 10)):
+        pixels = (255 * image[0]).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert cli.main(command(folder, whole)) == 0
+    process = subprocess.Popen([sys.executable, "-m", "genprior.cli", *command(folder, killed)])
+    checkpoint_folder = killed / "checkpoints"
+    deadline = time.monotonic() + 200
+    while not list(checkpoint_folder.glob("step-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     # However far it came, the run that resumes goes back to a checkpoint.
-    for path in sorted(folder.glob("step-*.pt"))[1:]:
+    for path in sorted(checkpoint_folder.glob("step-*.pt"))[1:]:
         path.unlink()
-    assert checkpoints.newest(folder)["step"] < 40
-    again = train(tiny(), data(), out=tmp_path / "killed", steps=40, batch_size=4, options=QUIET)
-    assert same(weights(again), weights(whole))
-    saved = read_prior(tmp_path / "killed" / "prior.safetensors")
-    assert same(weights(saved), weights(whole))
+    assert checkpoints.newest(checkpoint_folder)["step"] < 40
+    assert cli.main(command(folder, killed)) == 0
+    trained = [read_prior(run / "prior.safetensors") for run in (whole, killed)]
+    assert same(*map(weights, trained))
+    # The same noise, so the same pictures.
+    pictures = [(run / "samples-000000040.png").read_bytes() for run in (whole, killed)]
+    assert pictures[0] == pictures[1]
+    assert (killed / "loss.png").stat().st_size > 0
+    prior = str(killed / "prior.safetensors")
+    assert cli.main(["sample", prior, "--number", "2", "--out", str(tmp_path / "s.png")]) == 0
+    restore = f"restore {whole / 'photo.png'} --task denoise --sigma 0.1 --samples 1 --steps 4"
+    write_image(whole / "photo.png", data(1, 8)[0])
+    out = ["--out", str(tmp_path / "restored"), "--prior", prior]
+    assert cli.main([*restore.split(), *out]) == 0
+    assert (tmp_path / "restored" / "mean.png").exists()
 
 
 def test_truncated_checkpoint_falls_back(tmp_path):
