@@ -179,8 +179,9 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
     def sigma_range(self) -> tuple[float, float]:
         """Up to ten times the std of the widest direction: there the start is all but normal."""
         law = self.law(self.mean.dtype)
-        widest = law.variances.max() if law.rank else torch.zeros(())
-        return SIGMA_MIN, max(100 * SIGMA_MIN, 10 * float(widest.cpu() + law.residual**2) ** 0.5)
+        widest = float(law.variances.max()) if law.rank else 0.0
+        std = (widest + float(law.residual) ** 2) ** 0.5
+        return SIGMA_MIN, max(100 * SIGMA_MIN, 10 * std)
 
     @property
     def data_mean(self) -> Tensor:
