@@ -14,6 +14,8 @@ from genprior.priors.base import (
 from genprior.priors.diffusion import Diffusion
 from genprior.priors.foreign import from_deepinv, to_deepinv
 from genprior.priors.gaussian import Gaussian
+from genprior.priors.hierarchical_vae import HierarchicalVAE
+from genprior.priors.interpolation import interpolate
 from genprior.priors.mixture import GaussianMixture
 from genprior.priors.stationary import StationaryGaussian
 from genprior.priors.vae import VAE
@@ -28,11 +30,13 @@ __all__ = [
     "ExactPrior",
     "Gaussian",
     "GaussianMixture",
+    "HierarchicalVAE",
     "LatentPrior",
     "Posterior",
     "Prior",
     "StationaryGaussian",
     "capabilities",
     "from_deepinv",
+    "interpolate",
     "to_deepinv",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 
 from genprior.operators.base import per_row
 from genprior.operators.random import normal
-from genprior.priors import Diffusion, Gaussian, testing, tiles
+from genprior.priors import Diffusion, Gaussian, GaussianMixture, interpolate, testing, tiles
 from genprior.priors.files import read_prior
 from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
@@ -181,6 +181,22 @@ def test_latents_of_white_images():
     # The probability flow of N(m, s^2) is a scaling about m.
     assert torch.allclose(x, MEAN + STD * z, rtol=0, atol=2e-3)
     assert torch.allclose(prior.encode(x), z, rtol=0, atol=1e-3)
+
+
+def test_interpolation_keeps_the_law():
+    """Would catch a straight line between latents, whose middle is too dull by sqrt(2)."""
+    prior = white((1, 8, 8))
+    a, b = prior.sample(400, generator=torch.Generator().manual_seed(2), steps=40).split(200)
+    path = interpolate(prior, a, b, steps=3)
+    assert torch.allclose(path[:, 0], a, atol=2e-3)
+    assert torch.allclose(path[:, 2], b, atol=2e-3)
+    middle = (path[:, 1] - MEAN) / STD
+    assert (middle.std() - 1).abs() < 5 / (2 * middle.numel()) ** 0.5 + 5e-3
+    same = interpolate(prior, a[:2], a[:2], steps=3)
+    assert torch.allclose(same[:, 1], a[:2], atol=2e-3)
+    network_only = GaussianMixture(torch.ones(1), torch.zeros(1, 1, 8, 8), torch.eye(64)[None])
+    with pytest.raises(TypeError, match="GaussianMixture has none"):
+        interpolate(network_only, a, b)
 
 
 def test_samples_have_the_law_of_the_prior():
