@@ -32,10 +32,16 @@ COMMANDS = {
     "train mixture": Command("fit a mixture of Gaussians", "genprior.fitting:fit_mixture"),
     "train texture": Command("fit a texture to one image", "genprior.fitting:fit_texture"),
     "train diffusion": Command("train a diffusion prior", "genprior.recipes:train_diffusion"),
+    "train vae": Command("train a variational autoencoder", "genprior.vae_recipes:train_vae"),
+    "train hvae": Command("train a hierarchical one", "genprior.vae_recipes:train_hvae"),
+    "train autoencoder": Command(
+        "train an autoencoder", "genprior.vae_recipes:train_autoencoder"
+    ),
     "sample": Command("draw from a prior", "genprior.catalogue:sample", ("name",)),
     "priors": Command("list the priors installed", "genprior.catalogue:priors"),
     "solvers": Command("list the solvers", "genprior.catalogue:solvers"),
     "evaluate": Command("score a prior and a solver on many images", "genprior.evaluate:evaluate"),
+    "figure": Command("reproduce a figure", "genprior.figures:figure", ("name",)),
     "demo": Command("restore a cat with every prior for cats", "genprior.demo:demo"),
 }
 
