@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
-from genprior.solvers.walk import Walk, data_scale, noise_std
+from genprior.solvers.walk import Walk, data_scale, noise_std, where_rows
 
 DAMPING = 1e-4
 """Least measurement variance as a share of x0's given x_sigma; it vanishes with sigma."""
@@ -36,13 +36,10 @@ class Twist:
 
     def where(self, sound: Tensor, x: Tensor) -> Twist:
         """Give rows that are not `sound` no weight, and x in place of their images."""
-        if bool(sound.all()):
-            return self
-        keep = per_row(sound, x)
         return Twist(
             torch.where(sound, self.log_density, -math.inf),
-            torch.where(keep, self.x0, x),
-            torch.where(keep, self.guided, x),
+            where_rows(sound, self.x0, x),
+            where_rows(sound, self.guided, x),
         )
 
 

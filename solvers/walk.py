@@ -115,6 +115,13 @@ def ddpm_grid(problem: Problem, steps: int) -> Tensor:
     return sigmas[chosen].to(problem.y)[:, None].expand(-1, len(problem.y))
 
 
+def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Take the rows of `a` (R, ...) where `rows` (R,) is True, else those of `b`."""
+    if bool(rows.all()):
+        return a
+    return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
 @dataclass
 class Walk:
     """One chunk's way down: what a method needs, and the watch over its rows.
@@ -181,7 +188,7 @@ class Walk:
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
         """Return x, and `before` in rows that are or were not finite."""
         self.sound = self.sound & x.flatten(1).isfinite().all(1)
-        return x if bool(self.sound.all()) else torch.where(per_row(self.sound, x), x, before)
+        return where_rows(self.sound, x, before)
 
     def record(self, x0: Tensor) -> None:
         """Note how far A x0 is from y, in units of the noise (of 1 where there is none)."""
