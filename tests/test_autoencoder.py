@@ -29,7 +29,7 @@ def test_linear_autoencoder_finds_the_principal_subspace(tmp_path):
     directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
     best = centred @ directions.T @ directions + x.flatten(1).mean(0)
     floor = (best - x.flatten(1)).square().mean()
-    assert (found - x.flatten(1)).square().mean() < 1.001 * floor
+    assert (found - x.flatten(1)).square().mean() < 1.02 * floor
     subspace = trained.decoder[0].weight
     overlap = torch.linalg.svdvals(directions @ torch.linalg.qr(subspace).Q)
     assert overlap.min() > 0.999
