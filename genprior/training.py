@@ -188,6 +188,8 @@ class _Run:
         rate = self.options.rate(step, self.steps)
         for group in self.turns:
             optimizer = self.optimizers[group]
+            # Here and not after the step: other groups' losses leave gradients here too.
+            optimizer.zero_grad(set_to_none=True)
             for settings in optimizer.param_groups:
                 settings["lr"] = rate * settings.setdefault("peak", settings["lr"])
             for part in range(accumulate):
@@ -202,7 +204,6 @@ class _Run:
                     self.module, optimizer, max_norm=self.options.clip, error_if_nonfinite=False
                 )
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self._average((step + 1) * self.batch_size)
 
     @torch.no_grad()

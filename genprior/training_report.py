@@ -90,13 +90,15 @@ class Report:
     def check_finite(self, step: int, out: Path) -> None:
         """Raise where a loss since the last point is not finite."""
         self._point(step)
-        for name, points in self.history.items():
-            if "/" not in name and not torch.tensor(points).isfinite().all():
-                raise ArithmeticError(
-                    f"the loss of {name!r} became NaN or infinite before step {step}; the last "
-                    f"good checkpoint is kept in {out / 'checkpoints'}. Try half the learning "
-                    "rate, a smaller clip, or precision fp32, in another folder"
-                )
+        latest = [points[-1][1] for name, points in self.history.items() if "/" not in name]
+        broken = (~torch.tensor(latest).isfinite()).any().float()
+        # On every device, so that none waits for one that stopped.
+        if float(self.fabric.all_reduce(broken, reduce_op="sum")) > 0:
+            raise ArithmeticError(
+                f"the loss became NaN or infinite before step {step}; the last good checkpoint "
+                f"is kept in {out / 'checkpoints'}. Try half the learning rate, a smaller clip, "
+                "or precision fp32, in another folder"
+            )
 
     def line(self, step: int) -> None:
         """Say one line for each checkpoint where there is no terminal to draw a bar on."""

@@ -43,8 +43,8 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
 
     exact_encoder: ClassVar[bool] = False
     flow_steps: ClassVar[int] = 48
-    _mean: Tensor
-    _std: Tensor
+    data_mean: Tensor
+    data_std: Tensor
 
     def __init__(
         self,

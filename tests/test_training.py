@@ -50,12 +50,15 @@ def same(a, b):
 
 
 class Line(TrainablePrior):
-    """One weight per group, SGD: what a step does can be computed by hand."""
+    """One weight per group, SGD: what a step does can be computed by hand.
+
+    Every group's loss depends on every weight, as a GAN's do.
+    """
 
     def __init__(self, groups=(("all", 1),), slope=1.0, fail_at=None):
         super().__init__()
         self.image_shape = (1, 6, 6)
-        self.weight = nn.Parameter(torch.zeros(len(groups)))
+        self.weights = nn.ParameterDict({name: torch.zeros(()) for name, _ in groups})
         self.groups, self.slope, self.fail_at = groups, slope, fail_at
         self.seen = []
 
@@ -81,17 +84,19 @@ class LineObjective(Objective):
         super().__init__(prior)
         self.turns = prior.groups
 
+    def parameters(self, group):
+        return [self.prior.weights[group]]
+
     def optimizer(self, group, learning_rate, parameters):
         return torch.optim.SGD(parameters, lr=learning_rate)
 
     def loss(self, group, batch, generator):
-        place = [name for name, _ in self.turns].index(group)
         noise = torch.stack([torch.rand((), generator=g) for g in generator])
         self.prior.seen.append((group, batch.detach().clone(), noise))
         factor = self.prior.slope * (noise + batch.flatten(1).mean(1)).mean()
         if self.prior.fail_at is not None and len(self.prior.seen) >= self.prior.fail_at:
             factor = factor * float("nan")
-        return -factor * self.prior.weight[place], {}
+        return -factor * sum(self.prior.weights.values()), {}
 
 
 def command(folder, out):
@@ -198,14 +203,14 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         train(prior, data(), out=tmp_path, steps=20, batch_size=4, options=QUIET)
     kept = checkpoints.newest(tmp_path / "checkpoints")
     assert kept["step"] == 4
-    assert kept["networks"]["weight"].isfinite().all()
+    assert kept["networks"]["weights.all"].isfinite().all()
     assert read_line(tmp_path).isfinite().all()
 
 
 def read_line(folder):
     from safetensors.torch import load_file
 
-    return load_file(folder / "prior.safetensors")["weight"]
+    return load_file(folder / "prior.safetensors")["weights.all"]
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -244,8 +249,8 @@ def test_accumulation_changes_nothing(tmp_path, changes):
     parts = train(
         Line(), data(), out=tmp_path / "2", steps=8, batch_size=4, options=options(**changes)
     )
-    assert one.weight.abs() > 0
-    assert torch.allclose(one.weight, parts.weight, rtol=1e-5)
+    assert one.weights["all"].abs() > 0
+    assert torch.allclose(one.weights["all"], parts.weights["all"], rtol=1e-5)
 
 
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
@@ -261,17 +266,21 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
         "assert all(len(batch) == 2 for _, batch, _ in prior.seen)\n"
     )
     subprocess.run([sys.executable, str(script)], check=True, timeout=200, capture_output=True)
-    assert torch.allclose(read_line(tmp_path / "2"), one.weight, rtol=1e-5)
+    assert torch.allclose(read_line(tmp_path / "2"), one.weights["all"], rtol=1e-5)
 
 
 def test_turns_of_two_groups(tmp_path):
-    """Would catch a GAN whose critic and generator share a batch, an optimiser or a turn."""
+    """Would catch a GAN whose critic and generator share a batch, a turn or a gradient."""
     prior = Line(groups=(("critic", 2), ("generator", 1)))
-    trained = train(prior, data(), out=tmp_path, steps=3, batch_size=4, options=QUIET)
+    settings = options(learning_rate=0.5, warmup=0, cooldown=0.0, clip=None, ema_half_life=1e-9)
+    trained = train(prior, data(), out=tmp_path, steps=3, batch_size=4, options=settings)
     assert [group for group, _, _ in prior.seen] == ["critic", "critic", "generator"] * 3
     batches = torch.stack([batch.flatten() for _, batch, _ in prior.seen])
     assert len(batches.unique(dim=0)) == 9
-    assert trained.weight.shape == (2,)
+    for name, weight in trained.weights.items():
+        factors = [n + b.flatten(1).mean(1) for group, b, n in prior.seen if group == name]
+        expected = 0.5 * sum(factor.mean().item() for factor in factors)
+        assert weight.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_rate_and_average_by_hand(tmp_path):
@@ -285,7 +294,7 @@ def test_rate_and_average_by_hand(tmp_path):
         weight += 0.5 * rates[step] * (noise + batch.flatten(1).mean(1)).mean().item()
         half_life = min(2.0, 0.1 * 4 * (step + 1))
         average += (1 - 0.5 ** (4 / half_life)) * (weight - average)
-    assert trained.weight.item() == pytest.approx(average, rel=1e-5)
+    assert trained.weights["all"].item() == pytest.approx(average, rel=1e-5)
 
 
 def test_bad_settings(tmp_path):
