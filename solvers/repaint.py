@@ -74,7 +74,7 @@ class RePaint(_Walk):
                 ahead = ancestral(walk, x, x0, sigma, lower)
                 spread = (lower**2 - sigma_y**2).clamp(min=0).sqrt()
                 measured = y + per_row(spread, y) * walk.noise(x)
-                ahead = torch.where(mask, measured, ahead)
+                ahead = self._put_back(mask, measured, ahead)
                 if repeat < self.repeats - 1:
                     again = (sigma**2 - lower**2).clamp(min=0).sqrt()
                     ahead = ahead + per_row(again, x) * walk.noise(x)
@@ -91,3 +91,7 @@ class RePaint(_Walk):
             generator=walk.generators,
             callback=lambda step, sigma, x, x0: walk.record(x0),
         )
+
+    @staticmethod
+    def _put_back(mask: Tensor, measured: Tensor, ahead: Tensor) -> Tensor:
+        return torch.where(mask, measured, ahead)

@@ -95,6 +95,9 @@ def test_halved_guidance_is_noticed(name, monkeypatch):
             return x + 0.5 * (replace(self, x, coefficients) - x)
 
         monkeypatch.setattr(Spectral, "replace", half)
+    elif name == "RePaint":
+        put_back = staticmethod(lambda mask, a, b: torch.where(mask, (a + b) / 2, b))
+        monkeypatch.setattr(RePaint, "_put_back", put_back)
     elif name == "DPS":
         zeta = DPS._zeta
         monkeypatch.setattr(DPS, "_zeta", lambda *a: zeta(*a) / 2)
