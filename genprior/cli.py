@@ -34,9 +34,7 @@ COMMANDS = {
     "train diffusion": Command("train a diffusion prior", "genprior.recipes:train_diffusion"),
     "train vae": Command("train a variational autoencoder", "genprior.vae_recipes:train_vae"),
     "train hvae": Command("train a hierarchical one", "genprior.vae_recipes:train_hvae"),
-    "train autoencoder": Command(
-        "train an autoencoder", "genprior.vae_recipes:train_autoencoder"
-    ),
+    "train autoencoder": Command("train an autoencoder", "genprior.vae_recipes:train_autoencoder"),
     "sample": Command("draw from a prior", "genprior.catalogue:sample", ("name",)),
     "priors": Command("list the priors installed", "genprior.catalogue:priors"),
     "solvers": Command("list the solvers", "genprior.catalogue:solvers"),
@@ -147,7 +145,9 @@ def _parser(
         if p.kind is p.POSITIONAL_OR_KEYWORD and dataclasses.is_dataclass(hints[p.name])
     }
     for word in positional:
-        parser.add_argument(word, type=hints[word])
+        default = inspect.signature(function).parameters[word].default
+        optional = {} if default is inspect.Parameter.empty else {"nargs": "?", "default": default}
+        parser.add_argument(word, type=hints[word], **optional)
     if len(parameters) > len(positional):
         parser.add_argument("--config", action="config", help="YAML file with options")
     for kind in groups.values():
