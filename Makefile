@@ -6,18 +6,18 @@ SHELL := /bin/bash
 
 .PHONY: demo test lint bench clean
 
-demo: $(VENV)/installed
+demo: build/installed
 	$(BIN)/genprior demo --out demo --force
 
-test: $(VENV)/installed-dev
+test: build/installed-dev
 	$(BIN)/pytest tests --doctest-modules -n 2
 
-lint: $(VENV)/installed-dev
+lint: build/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/installed-dev
+bench: build/installed-dev
 	$(BIN)/python benchmarks/truth.py
 
 # torch and torchvision must come from one index in one command, as the requirements of genprior.
@@ -31,13 +31,14 @@ $(VENV)/dependencies-dev: $(VENV)/dependencies
 	$(BIN)/pip install -q ".[dev]"
 	touch $@
 
-# A plain install, the one that a type checker can see; repeated when a source file changes.
-$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+# A plain install, repeated when a source file changes. It leaves the package as it is installed in
+# build/lib, where the type checker reads it.
+build/installed: $(VENV)/dependencies $(SOURCES)
 	rm -rf build
 	$(BIN)/pip install -q --no-deps --force-reinstall .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/dependencies-dev $(VENV)/installed
+build/installed-dev: $(VENV)/dependencies-dev build/installed
 	touch $@
 
 clean:

@@ -289,21 +289,22 @@ class DPMSolver(Sampler):
     def _walk(
         self, denoise: _Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
-        before = before_h = None
+        before: tuple[Tensor, Tensor] | None = None
         for i in range(len(sigmas) - 1):
             x0 = denoise(x, sigmas[i], i)
             sigma, lower = per_row(sigmas[i], x), per_row(sigmas[i + 1], x)
             h = (sigma / lower).log()
             extrapolated = x0
             if before is not None:
+                x0_before, h_before = before
                 # A step of length zero has no slope to follow.
-                slope = torch.where(before_h == 0, 0, h / (2 * before_h))
-                extrapolated = x0 + slope * (x0 - before)
+                slope = torch.where(h_before == 0, 0, h / (2 * h_before))
+                extrapolated = x0 + slope * (x0 - x0_before)
             if self.stochastic:
                 gain = -torch.expm1(-2 * h)
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
                 x = (lower / sigma) ** 2 * x + gain * extrapolated + lower * gain.sqrt() * noise
             else:
                 x = lower / sigma * x - torch.expm1(-h) * extrapolated
-            before, before_h = x0, h
+            before = x0, h
             yield x

@@ -32,7 +32,7 @@ ABOVE_DATA = 100.0
 """The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
 
 
-def data_scale(prior: Prior | Counted) -> float:
+def data_scale(prior: DenoisingPrior | Counted) -> float:
     """Return the root mean square of the prior's standard deviation over pixels."""
     return float(prior.data_std.double().square().mean().sqrt())
 
