@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genprior.operators.random import uniform
+from genprior.operators.random import normal, uniform
 from genprior.priors.low_rank import LowRankNormal, precise
 
+EXACT = 2048
+"""Rows or numbers up to which a component's eigenvectors are found exactly."""
+
+_PASSES = 3
 _LLOYD_STEPS = 10
 _ROW_VALUES = 2**22
 
@@ -37,8 +41,8 @@ def fit_mixture(
 ) -> Mixture:
     """Maximise the likelihood of rows x (N, d) over mixtures with variances >= floor^2.
 
-    Every step solves its constrained maximisation exactly, so the log-likelihood never falls
-    (but for rounding).
+    No step loses log-likelihood (but for rounding): each solves its constrained maximisation, or
+    where a component has over `EXACT` rows of over `EXACT` numbers comes nearer to it.
 
     Args:
         x: Images flattened, (N, d).
@@ -128,22 +132,52 @@ def _fit_component(
     rows, share = x[held], share[held] / total.clamp(min=torch.finfo(x.dtype).tiny)
     mean = share @ rows if len(rows) else x.mean(0)
     root = (rows - mean) * share.sqrt()[:, None]
-    d = x.shape[1]
-    root = root.to(precise(root))
-    if len(root) < d:  # the same eigenvalues from a smaller matrix
-        values, vectors = torch.linalg.eigh(root @ root.T)
-        positive = values > 1e-10 * values[-1]
-        basis = root.T @ (vectors[:, positive] / values[positive].sqrt())
-        values, basis = values[positive].flip(0), basis.flip(1)
+    if min(root.shape) <= EXACT:
+        values, basis = _eigenpairs(root.to(precise(root)), rank)
     else:
-        values, basis = torch.linalg.eigh(root.T @ root)
-        values, basis = values.flip(0).clamp(min=0), basis.flip(1)
-    kept = min(rank, len(values))
-    rest = (root.square().sum() - values[:kept].sum()) / (d - kept)
+        values, basis = _subspace(root, rank, previous)
+    energy = root.square().sum(1).to(values).sum()
+    rest = (energy - values.sum()) / (x.shape[1] - len(values))
     variance = rest.clamp(min=floor**2)
     return LowRankNormal(
         mean,
-        torch.linalg.qr(basis[:, :kept]).Q.T.to(x.dtype),
-        (values[:kept] - variance).clamp(min=0).to(x.dtype),
+        basis.T.to(x.dtype),
+        (values - variance).clamp(min=0).to(x.dtype),
         variance.sqrt().to(x.dtype),
     )
+
+
+def _eigenpairs(root: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (k,) of root^T root and their vectors (d, k), k <= rank."""
+    if len(root) < root.shape[1]:  # the same eigenvalues from a smaller matrix
+        values, vectors = torch.linalg.eigh(root @ root.T)
+        kept = min(rank, int((values > 1e-10 * values[-1]).sum()))
+        values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
+        return values, torch.linalg.qr(root.T @ (vectors / values.sqrt())).Q
+    values, vectors = torch.linalg.eigh(root.T @ root)
+    return values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+
+
+def _subspace(root: Tensor, rank: int, previous: LowRankNormal | None) -> tuple[Tensor, Tensor]:
+    """The same for large matrices, by subspace iteration from the component's last basis.
+
+    What the subspace captures only grows, so EM stays monotone though the maximum is approached
+    over several steps.
+    """
+    seeded = torch.Generator().manual_seed(0)  # the start does not show in the limit
+    spare = rank // 4 + 8
+    if previous is not None:
+        basis = torch.cat([previous.basis.T, _noise(root, spare, seeded)], 1)
+    else:
+        basis = _noise(root, rank + spare, seeded)
+    basis = torch.linalg.qr(basis).Q
+    for _ in range(_PASSES):
+        basis = torch.linalg.qr(root.T @ (root @ basis)).Q
+    projected = (root @ basis).to(precise(root))
+    values, vectors = torch.linalg.eigh(projected.T @ projected)
+    chosen = vectors.flip(1)[:, :rank].to(basis)
+    return values.flip(0)[:rank].clamp(min=0), torch.linalg.qr(basis @ chosen).Q
+
+
+def _noise(root: Tensor, columns: int, generator: torch.Generator) -> Tensor:
+    return normal((root.shape[1], columns), generator, dtype=root.dtype, device=root.device)
