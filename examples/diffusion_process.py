@@ -19,7 +19,9 @@ from torch import Tensor
 import genprior
 from genprior.priors import DenoisingPrior, GaussianMixture, samplers
 
-SHOWN = 5
+SHOWN = (1.0, 0.6, 0.4, 0.25, 0.0)
+"""Where along the walk the panels stand, from the image to the noise."""
+
 STEPS = 60
 
 
@@ -56,7 +58,7 @@ def processes(prior: DenoisingPrior, n: int) -> tuple[list[float], list[Tensor],
         generator=generator,
         callback=lambda step, sigma, x, x0: passed.append(x),
     )
-    chosen = torch.linspace(STEPS - 1, 0, SHOWN).round().long().tolist()
+    chosen = [round(share * (STEPS - 1)) for share in SHOWN]
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     return (
         [sigmas[i].item() for i in chosen],
@@ -83,9 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="diffusion_process.png")
     options = parser.parse_args()
-    figure = Figure(figsize=(2 * SHOWN, 8.6), layout="constrained")
+    figure = Figure(figsize=(2 * len(SHOWN), 8.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(4, SHOWN)
+    axes = figure.subplots(4, len(SHOWN))
     digits = genprior.load("mnist-diffusion")
     assert isinstance(digits, DenoisingPrior)
     for first, prior, n, draw in (
