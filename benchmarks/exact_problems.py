@@ -74,7 +74,7 @@ class Oracle(Spheres):
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         flat = x.flatten(1) @ self.vectors
         centres = self.centres @ self.vectors
-        noise2 = per_row(sigma, flat) ** 2
+        noise2 = per_row(sigma, flat).reshape(-1, 1) ** 2
         total = self.values + noise2
         squares = (flat[:, None] - centres).square() / total[:, None]
         share = torch.softmax(self.log_weights - squares.sum(2) / 2, 1)

@@ -13,7 +13,7 @@ from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, data_scale, noise_grid, noise_level, noise_std
+from genprior.solvers.walk import Walk, _Walk, noise_grid, noise_std
 
 
 def conditional_draw(
@@ -69,14 +69,13 @@ class DAPS(_Walk):
 
     def _descend(self, walk: Walk) -> Tensor:
         x = walk.start()
-        s2 = data_scale(walk.prior) ** 2
         problem = walk.problem
         exact = isinstance(problem.operator, LinearOperator) and isinstance(
             problem.noise, GaussianNoise
         )
         for sigma, lower in walk.pairs():
             x0hat = self._flow(walk, x, sigma)
-            r2 = sigma**2 * s2 / (sigma**2 + s2)
+            r2 = walk.uncertainty(sigma)
             if exact:
                 x0 = conditional_draw(problem, x0hat, r2, walk.noise)
             else:
@@ -98,7 +97,7 @@ class DAPS(_Walk):
 
         |A^T u|^2 for the unit residual u stands for A's squared largest singular value.
         """
-        sigma2 = noise_level(walk.problem) ** 2
+        sigma2 = walk.sigma_y**2
         x = x0hat + per_row(r2.sqrt(), x0hat) * walk.noise(x0hat)
         for _ in range(self.langevin_steps):
             with torch.enable_grad():

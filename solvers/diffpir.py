@@ -10,7 +10,7 @@ from torch import Tensor
 from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_std
+from genprior.solvers.walk import Walk, _Walk, ddpm_grid
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DiffPIR(_Walk):
         x = walk.start()
         for sigma, lower in walk.pairs():
             x0 = walk.prior.denoise(x, sigma)
-            rho = self.lam * (noise_std(problem) / sigma) ** 2
+            rho = self.lam * (walk.sigma_y / sigma) ** 2
             u = operator.solve_gram(problem.residual(x0), rho)
             x0hat = walk.keep_sound(x0 + operator.adjoint(u), x)
             walk.record(x0hat)

@@ -10,7 +10,7 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, ancestral, data_scale, ddpm_grid, noise_level
+from genprior.solvers.walk import Walk, _Walk, ancestral, ddpm_grid
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class DPS(_Walk):
     def _zeta(self, walk: Walk, sigma: Tensor, lower: Tensor, a: Tensor) -> Tensor:
         if not self.matched:
             return self.zeta / 2 * ((1 + 4 * sigma**2) * (1 + 4 * lower**2)).sqrt()
-        s2 = data_scale(walk.prior) ** 2
-        r2 = sigma**2 * s2 / (sigma**2 + s2)
-        expected = (noise_level(walk.problem) ** 2 + a * r2).sqrt()
+        r2 = walk.uncertainty(sigma)
+        expected = (walk.sigma_y**2 + a * r2).sqrt()
         drop = (sigma**2 - lower**2) / expected
         return self.zeta * walk.observed_count.sqrt() * torch.where(expected > 0, drop, 0.0)

@@ -12,7 +12,7 @@ from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.krylov import krylov_solve
-from genprior.solvers.walk import Walk, _GuidedWalk, data_scale, noise_grid, noise_std
+from genprior.solvers.walk import Walk, _GuidedWalk, noise_grid
 
 DAMPING = 1e-4
 """Least measurement variance as a share of that of x0 given x_sigma: keeps noise-free systems
@@ -71,9 +71,8 @@ class MMPS(_GuidedWalk):
             x = x.detach().requires_grad_()
             x0 = walk.prior.denoise(x, sigma)
         sigma2 = sigma.square()
-        scale2 = data_scale(walk.prior) ** 2
-        v2 = sigma2 * scale2 / (sigma2 + scale2)
-        noise2 = torch.maximum(noise_std(problem).square(), DAMPING * v2)
+        v2 = walk.uncertainty(sigma)
+        noise2 = torch.maximum(walk.sigma_y.square(), DAMPING * v2)
 
         def system(v: Tensor) -> tuple[Tensor, Tensor]:
             (product,) = torch.autograd.grad(x0, x, operator.adjoint(v), retain_graph=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
 from genprior.priors.samplers import DPMSolver, Sampler
-from genprior.solvers.walk import Walk, _GuidedWalk, data_scale, noise_std
+from genprior.solvers.walk import Walk, _GuidedWalk
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ class PiGDM(_GuidedWalk):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             x0 = walk.prior.denoise(x, sigma)
-        s2 = data_scale(walk.prior) ** 2
-        r2 = sigma**2 * s2 / (sigma**2 + s2)
+        r2 = walk.uncertainty(sigma)
         residual = walk.problem.residual(x0.detach())
-        u = operator.solve_gram(residual, noise_std(walk.problem) ** 2, scale=r2)
+        u = operator.solve_gram(residual, walk.sigma_y**2, scale=r2)
         (gradient,) = torch.autograd.grad(x0, x, operator.adjoint(u))
         return x0.detach() + per_row(sigma**2, x) * gradient

@@ -11,7 +11,7 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, data_scale, ddpm_grid, noise_grid, noise_level
+from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_grid
 
 BETA1, BETA2 = 0.9, 0.99
 
@@ -61,7 +61,7 @@ class REDDiff(_Walk):
     def _descend(self, walk: Walk) -> Tensor:
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-        scale = data_scale(walk.prior)
+        scale = walk.data_scale
         for step, (sigma, _) in enumerate(walk.pairs(), start=1):
             x0 = walk.prior.denoise(mu + per_row(sigma, mu) * walk.noise(mu), sigma)
             gradient = self._misfit_gradient(walk, mu) + per_row(self._weight(walk, sigma), mu) * (
@@ -80,9 +80,8 @@ class REDDiff(_Walk):
         """lambda_t, (R,). Without noise the last level stands for sigma_y."""
         if self.ddpm_levels:
             return torch.full_like(sigma, self.lam)
-        s2 = data_scale(walk.prior) ** 2
-        noise = torch.maximum(noise_level(walk.problem), walk.sigmas[-1])
-        return self.lam * noise**2 * (1 / sigma**2 + 1 / s2)
+        noise = torch.maximum(walk.sigma_y, walk.sigmas[-1])
+        return self.lam * noise**2 / walk.uncertainty(sigma)
 
     @staticmethod
     def _misfit_gradient(walk: Walk, mu: Tensor) -> Tensor:

@@ -66,13 +66,12 @@ class RePaint(_Walk):
         above, rest = walk.sigmas[:-below], walk.sigmas[-below:]
         y, mask = walk.problem.y, walk.problem.operator.observed
         assert mask is not None
-        sigma_y = noise_std(walk.problem)
         x = walk.start()
         for sigma, lower in pairwise(above):
             for repeat in range(self.repeats):
                 x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
                 ahead = ancestral(walk, x, x0, sigma, lower)
-                spread = (lower**2 - sigma_y**2).clamp(min=0).sqrt()
+                spread = (lower**2 - walk.sigma_y**2).clamp(min=0).sqrt()
                 measured = y + per_row(spread, y) * walk.noise(x)
                 ahead = self._put_back(mask, measured, ahead)
                 if repeat < self.repeats - 1:

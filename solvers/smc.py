@@ -12,7 +12,7 @@ from genprior.operators.base import per_row
 from genprior.operators.random import uniform
 from genprior.solvers.daps import conditional_draw
 from genprior.solvers.twist import Twist, exact_twist, observed_entries, scalar_twist
-from genprior.solvers.walk import Walk, _Walk, data_scale
+from genprior.solvers.walk import Walk, _Walk
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,5 @@ class SMC(_Walk):
     def _last_draw(walk: Walk, x0: Tensor, chosen: Tensor) -> Tensor:
         """Draw x0 given the last x and y: V is all but sigma^2 I there."""
         problem = walk.problem.take(chosen)
-        sigma2 = walk.sigmas[-1][chosen] ** 2
-        s2 = data_scale(walk.prior) ** 2
-        return conditional_draw(problem, x0[chosen], sigma2 * s2 / (sigma2 + s2), walk.noise)
+        r2 = walk.uncertainty(walk.sigmas[-1])[chosen]
+        return conditional_draw(problem, x0[chosen], r2, walk.noise)

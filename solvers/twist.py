@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
-from genprior.solvers.walk import Walk, data_scale, noise_std, where_rows
+from genprior.solvers.walk import Walk, where_rows
 
 DAMPING = 1e-4
 """Least measurement variance as a share of x0's given x_sigma; it vanishes with sigma."""
@@ -45,9 +45,8 @@ class Twist:
 
 def _variances(walk: Walk, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """V's scalar r^2, and sigma_y^2 kept above a share of it."""
-    s2 = data_scale(walk.prior) ** 2
-    r2 = sigma**2 * s2 / (sigma**2 + s2)
-    return r2, torch.maximum(noise_std(walk.problem).square(), DAMPING * r2)
+    r2 = walk.uncertainty(sigma)
+    return r2, torch.maximum(walk.sigma_y.square(), DAMPING * r2)
 
 
 def _denoised(walk: Walk, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -171,6 +171,21 @@ class Walk:
         yield from zip(self.sigmas, [*self.sigmas[1:], 0 * self.sigmas[0]], strict=True)
 
     @cached_property
+    def sigma_y(self) -> Tensor:
+        """The measurement noise's standard deviation, (R,); see `noise_level`."""
+        return noise_level(self.problem)
+
+    @cached_property
+    def data_scale(self) -> float:
+        """s, the prior's standard deviation; some priors take a while to say it."""
+        return data_scale(self.prior)
+
+    def uncertainty(self, sigma: Tensor) -> Tensor:
+        """r^2 = sigma^2 s^2 / (sigma^2 + s^2): variance of x0 given x_sigma for white data."""
+        sigma2, s2 = sigma**2, self.data_scale**2
+        return sigma2 * s2 / (sigma2 + s2)
+
+    @cached_property
     def observed_count(self) -> Tensor:
         """Number of observed entries of y, (R,)."""
         y, observed = self.problem.y, self.problem.operator.observed
@@ -182,7 +197,7 @@ class Walk:
         residual = self.problem.residual(x0)
         if isinstance(self.problem.noise, PoissonNoise):
             std = _poisson_std(self.problem)
-            residual = residual * per_row(noise_level(self.problem), std) / std
+            residual = residual * per_row(self.sigma_y, std) / std
         return residual
 
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
@@ -193,8 +208,9 @@ class Walk:
     def record(self, x0: Tensor) -> None:
         """Note how far A x0 is from y, in units of the noise (of 1 where there is none)."""
         size = self.problem.residual(x0).flatten(1).square().sum(1)
-        sigma = noise_level(self.problem)
-        size = (size / self.observed_count).sqrt() / torch.where(sigma > 0, sigma, 1.0)
+        size = (size / self.observed_count).sqrt() / torch.where(
+            self.sigma_y > 0, self.sigma_y, 1.0
+        )
         self.residuals.append(torch.where(self.sound, size, torch.nan))
         next(self.ticks, None)
 
