@@ -57,8 +57,8 @@ def codes(data: str | None, seed: int) -> Figure:
     x, test = _digits(data, "train", 1000), _digits(data, "test", 256)
     network = {"hidden": [500, 500], "seed": seed}
     autoencoder = Autoencoder((1, 28, 28), 2, network=network)
-    vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.2})
-    figure = _canvas(10, 6.4)
+    vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.35, "learned": False})
+    figure = _canvas(12, 6)
     axes = figure.subplots(2, 3)
     for row, prior in zip(axes, (autoencoder, vae), strict=True):
         _fit(prior, x, 1500, seed)
@@ -67,12 +67,13 @@ def codes(data: str | None, seed: int) -> Figure:
             z, std = prior.encode_distribution(test)
         name = type(prior).__name__
         pairs = torch.cat([test[:10], prior.decode(z[:10]), test[10:20], prior.decode(z[10:20])])
-        _tiles(row[0], pairs, 10, f"{name}: test digits and reconstructions")
+        _tiles(row[0], pairs, 10, f"{name}: digits, reconstructions")
         row[1].scatter(*z.T, s=6)
         for centre, radius in zip(z, std if std is not None else [], strict=False):
-            ellipse = Ellipse(tuple(centre.tolist()), *(2 * radius).tolist(), alpha=0.15)
+            ellipse = Ellipse(tuple(centre.tolist()), *(2 * radius).tolist(), alpha=0.3)
             row[1].add_patch(ellipse)
-        row[1].set(title="codes of 256 test digits", aspect="equal")
+        row[1].set_aspect("equal", adjustable="datalim")
+        row[1].set(title="codes of 256 test digits")
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(40, 2, generator=generator) @ torch.linalg.cholesky(z.T.cov()).T
         _tiles(row[2], prior.decode(draws + z.mean(0)), 10, "codes drawn from their normal")
@@ -97,22 +98,22 @@ def collapse(data: str | None, seed: int) -> Figure:
     active, bound = figure.subplots(1, 2)
     options: dict[str, dict[str, Any]] = {
         "no warm-up": {},
-        "KL warm-up": {"warm_up": 60_000},
+        "KL warm-up": {"warm_up": 40_000},
         "free bits": {"free_bits": 0.5},
     }
     for label, settings in options.items():
         vae = VAE(
             (1, 28, 28),
             20,
-            network={"hidden": [200, 200], "activation": "relu", "seed": seed},
-            pixels={"std": 0.5, "learned": False},
+            network={"hidden": [100] * 4, "activation": "relu", "seed": seed},
+            pixels={"std": 0.9, "learned": False},
             bound=settings,
         )
-        history = _fit(vae, x, 1000, seed)
+        history = _fit(vae, x, 600, seed)
         for axis, key in ((active, "active"), (bound, "kl")):
             values = torch.tensor([logs[key] for logs in history]).unfold(0, 20, 20).mean(1)
             axis.plot(torch.arange(len(values)) * 20, values, label=label)
-    active.set(xlabel="step", title="active units of 20 (decoder std 0.5)")
+    active.set(xlabel="step", title="active units of 20 (decoder std 0.9)")
     bound.set(xlabel="step", title="KL, nats")
     active.legend()
     return figure
