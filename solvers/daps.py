@@ -13,7 +13,8 @@ from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, noise_grid, noise_std
+from genprior.solvers.levels import noise_grid, noise_std
+from genprior.solvers.walk import Walk, _Walk
 
 
 def conditional_draw(

@@ -11,8 +11,9 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
+from genprior.solvers.levels import ddpm_grid, noise_grid
 from genprior.solvers.spectral import Spectral
-from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_grid
+from genprior.solvers.walk import Walk, _Walk
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, ddpm_grid
+from genprior.solvers.levels import ddpm_grid
+from genprior.solvers.walk import Walk, _Walk
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, ancestral, ddpm_grid
+from genprior.solvers.levels import ddpm_grid
+from genprior.solvers.walk import Walk, _Walk, ancestral
 
 
 @dataclass(frozen=True)

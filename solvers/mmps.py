@@ -12,7 +12,8 @@ from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.krylov import krylov_solve
-from genprior.solvers.walk import Walk, _GuidedWalk, noise_grid
+from genprior.solvers.levels import noise_grid
+from genprior.solvers.walk import Walk, _GuidedWalk
 
 DAMPING = 1e-4
 """Least measurement variance as a share of that of x0 given x_sigma: keeps noise-free systems

@@ -11,7 +11,8 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
-from genprior.solvers.walk import Walk, _Walk, ddpm_grid, noise_grid
+from genprior.solvers.levels import ddpm_grid, noise_grid
+from genprior.solvers.walk import Walk, _Walk
 
 BETA1, BETA2 = 0.9, 0.99
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genprior.operators import SVD, LinearOperator, Problem
 from genprior.operators.base import per_row
-from genprior.solvers.walk import noise_std
+from genprior.solvers.levels import noise_std
 
 
 @dataclass(frozen=True)
