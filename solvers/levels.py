@@ -1,0 +1,101 @@
+"""The noise levels of a walk: how far down it must go, and how to space them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
+from genprior.operators.base import per_row
+from genprior.priors import samplers
+from genprior.priors.base import DenoisingPrior
+from genprior.solvers.base import Counted
+
+NOISE_FREE = 0.03
+"""The last sigma as a share of the data's standard deviation where y has no noise."""
+
+ABOVE_DATA = 100.0
+"""The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
+
+
+def data_scale(prior: DenoisingPrior | Counted) -> float:
+    """Return the root mean square of the prior's standard deviation over pixels."""
+    return float(prior.data_std.double().square().mean().sqrt())
+
+
+def noise_std(problem: Problem) -> Tensor:
+    """Return the measurement noise's sigma for each row, (B,)."""
+    assert isinstance(problem.noise, GaussianNoise)
+    sigma = torch.as_tensor(problem.noise.sigma).to(problem.y)
+    return sigma.reshape(-1).expand(len(problem.y))
+
+
+def noise_level(problem: Problem) -> Tensor:
+    """Return the std of an average entry of y, (B,): sigma, or that of Poisson counts."""
+    if isinstance(problem.noise, PoissonNoise):
+        return poisson_std(problem).flatten(1).square().mean(1).sqrt()
+    return noise_std(problem)
+
+
+def poisson_std(problem: Problem) -> Tensor:
+    """Estimate each entry's std sqrt(y / peak); a count of zero passes for one."""
+    assert isinstance(problem.noise, PoissonNoise)
+    peak = per_row(problem.noise.peak, problem.y)
+    return torch.maximum(problem.y, 1 / peak).div(peak).sqrt()
+
+
+def noise_grid(
+    problem: Problem,
+    prior: DenoisingPrior | Counted,
+    steps: int,
+    *,
+    below_noise: float = 0.1,
+    below_data: float = 0.03,
+) -> Tensor:
+    """Space noise levels evenly in log sigma, down to a share of each row's own noise.
+
+    The last level sets what the walk can resolve: a posterior is about sigma_y / s wide along a
+    singular vector of A with value s, so the largest s counts where it is known.
+
+    Args:
+        below_noise: The last sigma as a share of that width; the walk loses its square from the
+            variance.
+        below_data: The same for the data's standard deviation.
+    Returns:
+        (steps, B).
+    """
+    scale = data_scale(prior)
+    low = torch.full((len(problem.y),), NOISE_FREE * scale).to(problem.y)
+    width = noise_level(problem) / _largest_singular_value(problem)
+    low = torch.where(width > 0, (below_noise * width).clamp(max=below_data * scale), low)
+    smallest, largest = prior.sigma_range
+    low = low.clamp(min=smallest)
+    high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
+    return samplers.log_uniform(high, low, steps, like=problem.y)
+
+
+def _largest_singular_value(problem: Problem) -> Tensor:
+    spectrum = None
+    if isinstance(problem.operator, LinearOperator):
+        spectrum = problem.operator.spectrum(problem.y)
+    if spectrum is None:
+        return problem.y.new_ones(len(problem.y))
+    return spectrum.eigenvalues.flatten(1).amax(1).sqrt().expand(len(problem.y))
+
+
+def ddpm_grid(problem: Problem, steps: int) -> Tensor:
+    """Stride the 1000 noise levels of DDPM's linear schedule, as the papers' codes do.
+
+        sigma = sqrt(1 / alpha_bar - 1) / 2,  beta from 1e-4 to 0.02
+
+    The half turns units of [-1, 1] into ours of [0, 1]. It ends at sigma = .005 whatever the
+    measurement noise.
+
+    Returns:
+        (steps, B).
+    Source: Ho et al. 2020, arXiv:2006.11239.
+    """
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    sigmas = (1 / (1 - betas).cumprod(0) - 1).sqrt() / 2
+    chosen = torch.linspace(999, 0, min(steps, 1000)).round().long()
+    return sigmas[chosen].to(problem.y)[:, None].expand(-1, len(problem.y))
