@@ -172,14 +172,18 @@ def deepinv_rows(network: Network, milliseconds: float, repeats: int) -> list[di
     kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=1.5)
     noise = deepinv.physics.GaussianNoise(0.05)
     physics = {
-        "mask": deepinv.physics.Inpainting(SHAPE, mask=mask, noise_model=noise),
+        "mask": deepinv.physics.Inpainting(
+            SHAPE,  # type: ignore[arg-type]
+            mask=mask,
+            noise_model=noise,
+        ),
         "blur": deepinv.physics.BlurFFT(SHAPE, filter=kernel, noise_model=noise),
         "spatial blur": deepinv.physics.Blur(filter=kernel, padding="circular"),
     }
     x, sigma, rows = torch.rand(1, *SHAPE), torch.ones(1), []
     for name, operator in physics.items():
         y = operator(torch.rand(1, *SHAPE))
-        solvers = {
+        solvers: dict[str, Any] = {
             "deepinv DiffPIR": deepinv.sampling.DiffPIR(
                 Model(), deepinv.optim.L2(), sigma=0.05, max_iter=STEPS
             )

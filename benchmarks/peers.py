@@ -40,7 +40,11 @@ def _deepinv(name: str) -> Run:
         mask = problem.operator.observed[0].double()  # type: ignore[index]
         sigma = float(problem.noise.sigma)  # type: ignore[attr-defined]
         noise = deepinv.physics.GaussianNoise(sigma)
-        physics = deepinv.physics.Inpainting((1, 4, 4), mask=mask, noise_model=noise)
+        physics = deepinv.physics.Inpainting(
+            (1, 4, 4),  # type: ignore[arg-type]
+            mask=mask,
+            noise_model=noise,
+        )
         y = problem.y.expand(DRAWS, -1, -1, -1).clone()
         fidelity = deepinv.optim.L2()
         if name == "DDRM":

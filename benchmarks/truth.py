@@ -218,9 +218,12 @@ def _oracle_walk(
 ) -> Tensor:
     sampler = DDIM(eta=1.0) if "ancestral" in name else DPMSolver()
     last = 0.1 * float(problem.noise.sigma)  # type: ignore[union-attr]
-    grid = log_uniform(oracle.sigma_range[1], min(last, 0.1), 20).double()
-    shape = (draws, *oracle.image_shape)
+    # one evaluation for the start's mean, as MMPS does, and 19 levels
+    grid = log_uniform(oracle.sigma_range[1] / 2, min(last, 0.1), 19).double()
+    shape = (draws, *problem.operator.image_shape)  # type: ignore[arg-type]
     x = start(oracle, shape, grid[0], generator=generator, dtype=torch.float64)
+    mean = oracle.data_mean.expand_as(x)
+    x = x - mean + oracle.denoise(mean, grid[0])
     return sampler(oracle.denoise, x, grid, generator=generator)
 
 
@@ -295,7 +298,8 @@ def coverage_rows(ranks: dict[str, Tensor], problems: int = 200, draws: int = 19
     masks = torch.stack([torch.randperm(16, generator=seeded(i)) < 8 for i in range(problems)])
     operator = Inpainting(masks.reshape(-1, 1, 4, 4))
     problem = Problem.simulate(x, operator, GaussianNoise(0.05), generator=seeded(2))
-    chosen = {k: v for k, v in SOLVERS.items() if "published" not in k} | {"SMC": SMC()}
+    shipped = {k: v for k, v in SOLVERS.items() if "published" not in k}
+    chosen = {"MMPS": MMPS(), "SMC": SMC(), **shipped} | {"SMC": SMC()}
     for name, solver in chosen.items():
         samples = solver(problem, prior, num_samples=draws, generator=seeded(3)).samples
         mean, se = summary(coverage(samples, x, 0.9).tolist())
