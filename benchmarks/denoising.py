@@ -44,7 +44,7 @@ def methods(prior: DenoisingPrior, name: str) -> dict[str, Callable[[Tensor], Te
     found: dict[str, Callable[[Tensor], Tensor]] = {
         "noisy": lambda y: y,
         name: lambda y: prior.denoise(y, SIGMA),
-        **{f"TV, weight {weight}": tv(weight) for weight in (0.08, 0.1, 0.12)},
+        **{f"TV, weight {weight}": tv(weight) for weight in (0.05, 0.06, 0.07, 0.08)},
     }
     try:
         import bm3d

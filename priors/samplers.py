@@ -126,7 +126,7 @@ def sample(
     sampler = sampler if sampler is not None else DPMSolver()
     like = next(prior.parameters(), prior.data_mean)
     low, high = walk_range(prior)
-    sigmas = log_uniform(high, low, sampler.steps(steps), like=like)
+    sigmas = rho_grid(high, low, sampler.steps(steps), like=like)
     kind = {"dtype": like.dtype, "device": like.device}
     x = start(prior, (n, *shape), high, generator=generator, **kind)
     with torch.no_grad():
