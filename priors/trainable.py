@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from genprior.operators.random import Generators
 from genprior.priors.base import Prior
-from torch import Tensor, nn
 
 
 class Objective(ABC):
