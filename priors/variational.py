@@ -166,7 +166,7 @@ class _Networks(nn.Module):
     def __init__(self, prior: VariationalPrior) -> None:
         super().__init__()
         self.prior = prior
-        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.seen: Tensor
 
 
@@ -182,7 +182,7 @@ class VariationalTraining(Objective):
         self, group: str, batch: Tensor, generator: Generators
     ) -> tuple[Tensor, dict[str, float]]:
         prior, options = self._networks.prior, self._networks.prior.bound
-        seen = float(self._networks.seen)
+        seen = int(self._networks.seen)
         weight = min(1.0, seen / options.warm_up) if options.warm_up else 1.0
         self._networks.seen += len(batch)
         x = prior.pixels.observe(batch, generator=generator)

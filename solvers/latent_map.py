@@ -34,8 +34,8 @@ class LatentMAP(Solver):
         steps: Most gradient evaluations for each restart.
         tolerance: Norm of the gradient in z at which a restart has converged.
         learning_rate: Adam's.
-        prior_weight: 1 is the MAP; the source's lambda, for a data term |y - A x|^2, is
-            2 sigma^2 times half of this weight.
+        prior_weight: 1 is the MAP; the source's lambda, beside a data term |y - A x|^2, is
+            sigma^2 times this weight.
         decoder_variance: Count the decoder's own spread (`decoder_std` of a VAE) in the
             likelihood; None does so wherever it can be done.
 

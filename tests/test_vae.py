@@ -184,7 +184,7 @@ def test_collapse_is_named():
     with torch.no_grad():
         vae.encoder[-1].weight.zero_()
     objective = vae.objective()
-    objective.networks.seen.fill_(1e6)
+    objective.networks.seen.fill_(1_000_000)
     with pytest.warns(RuntimeWarning, match="none of the 2 latent units"):
         _, logs = objective.loss("all", torch.rand(10, *SHAPE, generator=seeded()), seeded())
     assert logs["active"] == 0
