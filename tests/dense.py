@@ -6,7 +6,17 @@ import math
 
 import torch
 
-from genprior.operators import GaussianNoise, Identity, Inpainting, Matrix, Problem
+from genprior.operators import (
+    Blur,
+    Compose,
+    CompressedSensing,
+    Downsampling,
+    GaussianNoise,
+    Identity,
+    Inpainting,
+    Matrix,
+    Problem,
+)
 
 
 def seeded(seed):
@@ -55,7 +65,7 @@ def condition(mean, covariance, problem, row):
     )
 
 
-def problems(shape=(2, 4, 3), *, count=3):
+def problems(shape=(2, 4, 6), *, count=3):
     """Name -> operator for images of `shape`, with and without per-image state."""
     channels, height, width = shape
     d = math.prod(shape)
@@ -63,30 +73,24 @@ def problems(shape=(2, 4, 3), *, count=3):
     masks[:, :, 0, 0] = True
     colour = torch.rand(channels, height, width, generator=seeded(2)) < 0.3
     colour[0, 0, 0] = True
-    found = {
+    kernel = torch.rand(3, 2, generator=seeded(4), dtype=torch.float64)
+    kernel = kernel / kernel.sum()
+    return {
         "identity": Identity(shape),
         "masks": Inpainting(masks),
         "colour mask": Inpainting(colour),
         "matrix": Matrix(randn(7, d, seed=3), shape),
-    }
-    try:
-        from genprior.operators import Blur, Compose, CompressedSensing, Downsampling
-    except ImportError:
-        return found
-    kernel = torch.rand(3, 2, generator=seeded(4), dtype=torch.float64)
-    kernel = kernel / kernel.sum()
-    found |= {
         "circular blur": Blur(kernel, shape),
         "valid blur": Blur(kernel, shape, boundary="valid"),
-        "downsampling": Downsampling(2, (channels, 4, 4)) if False else None,
+        "downsampling": Downsampling(2, shape),
+        "downsampling with a kernel": Downsampling(2, shape, kernel=kernel),
         "compressed sensing": CompressedSensing(shape, 9, generator=seeded(5)),
         "structured sensing": CompressedSensing(shape, 9, generator=seeded(5), structured=True),
         "blur then masks": Compose(Inpainting(masks), Blur(kernel, shape)),
     }
-    return {name: operator for name, operator in found.items() if operator is not None}
 
 
-def pose(operator, shape=(2, 4, 3), *, count=3, sigma=None, seed=7):
+def pose(operator, shape=(2, 4, 6), *, count=3, sigma=None, seed=7):
     """A problem of `count` images near one half, with one sigma for each."""
     x = 0.5 + 0.2 * randn(count, *shape, seed=seed)
     sigma = (

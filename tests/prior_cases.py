@@ -5,7 +5,7 @@ from dense import randn, random_covariance, seeded
 
 from genprior.priors import Gaussian, GaussianMixture, StationaryGaussian
 
-GREY, COLOUR = (1, 3, 4), (2, 4, 3)
+GREY, COLOUR = (1, 3, 4), (2, 4, 6)
 
 
 def gaussian(shape=COLOUR, *, rank=5, residual=0.05):

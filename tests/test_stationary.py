@@ -45,7 +45,7 @@ def check(prior, problem, *, tolerance=1e-8, moments_only=False):
 @pytest.mark.parametrize("operator", problems())
 def test_posterior_is_the_textbook_one(operator, residual, sigma):
     """Would catch any slip in kriging: kernels, the Fourier route, what is observed."""
-    shape = (2, 4, 3)
+    shape = (2, 4, 6)
     prior = texture(shape, residual=residual)
     check(prior, pose(problems(shape)[operator], shape=shape, sigma=sigma))
 
@@ -64,7 +64,7 @@ def test_iterative_kriging(operator, monkeypatch):
     """Would catch a preconditioner that changes the solution instead of the speed."""
     monkeypatch.setattr(kriging, "DENSE", 0)
     monkeypatch.setattr(kriging, "SMALL", 0)
-    shape = (2, 6, 5)
+    shape = (2, 6, 4)
     prior = texture(shape, residual=0.0)
     problem = pose(problems(shape)[operator], shape=shape)
     check(prior, problem, tolerance=1e-5, moments_only=True)
@@ -185,13 +185,13 @@ def test_domain_does_not_shrink():
 
 def test_no_noise_and_no_residual_is_refused():
     """Would catch the inverse of a singular matrix."""
-    problem = pose(problems((2, 6, 5))["masks"], shape=(2, 6, 5), sigma=0.0)
+    problem = pose(problems((2, 6, 4))["masks"], shape=(2, 6, 4), sigma=0.0)
     with pytest.raises(ValueError, match="Give sigma > 0"):
         texture(residual=0.0).posterior(problem)
 
 
 def test_another_size_is_refused():
     """Would catch a problem on another domain that happens to broadcast."""
-    problem = pose(problems((2, 6, 5))["masks"], shape=(2, 6, 5))
+    problem = pose(problems((2, 6, 4))["masks"], shape=(2, 6, 4))
     with pytest.raises(ValueError, match="the problem's"):
         texture((2, 5, 6)).posterior(problem)
