@@ -9,8 +9,9 @@ SHELL := /bin/bash
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
 
+# One thread for each of the two workers: more only get in each other's way.
 test: build/installed-dev
-	$(BIN)/pytest tests --doctest-modules -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 --durations=15
 
 lint: build/installed-dev
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def dense_mixture():
     return GaussianMixture(torch.tensor([1.0, 3.0]).double(), randn(2, *GREY), covariances)
 
 
-def texture(shape=(2, 6, 5), *, residual=0.05):
+def texture(shape=(2, 6, 4), *, residual=0.05):
     image = torch.rand(*shape, generator=seeded(5), dtype=torch.float64)
     return StationaryGaussian.fit(image, residual=residual)
 
