@@ -100,7 +100,7 @@ def pose(
         photo, mask = _fitted(photo, mask, wanted, fit)
     sigma = degradation.noise_std(None if simulate else photo)
     device = next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
-    operator = degradation.operator((channels, *image), mask=mask, kernel=kernel).to(device)
+    operator = degradation.operator((photo.shape[0], *image), mask=mask, kernel=kernel).to(device)
     x = photo[None].to(device)
     if simulate:
         noise = GaussianNoise(sigma)

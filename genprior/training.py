@@ -211,9 +211,8 @@ class _Run:
         half_life = min(self.options.ema_half_life, 0.1 * seen)
         weight = 1 - 0.5 ** (self.batch_size / half_life)
         trained = self.objective.prior
-        torch._foreach_lerp_(
-            list(self.average.parameters()), [p.detach() for p in trained.parameters()], weight
-        )
+        for kept, now in zip(self.average.parameters(), trained.parameters(), strict=True):
+            kept.lerp_(now.detach(), weight)
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
             kept.copy_(buffer)
 
@@ -244,8 +243,8 @@ class _Run:
 
 def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
     from lightning_fabric import Fabric
-    from lightning_fabric.loggers import TensorBoardLogger
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets
     cuda = torch.cuda.device_count()

@@ -15,7 +15,7 @@ class PriorDenoiser(Denoiser):
     """Takes sigma in every form that deepinv's algorithms pass: a number, numpy, (B, 1, 1, 1)."""
 
     def __init__(self, prior: DenoisingPrior) -> None:
-        super().__init__(device=prior.data_mean.device)
+        super().__init__(device=str(prior.data_mean.device))
         self.prior = prior
 
     def forward(self, x: Tensor, sigma: Any, **kwargs: Any) -> Tensor:

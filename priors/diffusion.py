@@ -176,12 +176,14 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         """Run the network in its own precision, a large image in tiles."""
         dtype = next(self.network.parameters()).dtype
         given, label = u.to(dtype), noise.to(dtype)
-        reach = self.network.reach if isinstance(self.network, UNet) else None
-        if reach is None or not needs_tiles(given):
-            return self.network(given, label).to(u.dtype)
-        multiple = self.network.multiple
+        network = self.network
+        if not isinstance(network, UNet) or network.reach is None or not needs_tiles(given):
+            return network(given, label).to(u.dtype)
         output = in_tiles(
-            lambda part: self.network(part, label), given, reach=reach, multiple=multiple
+            lambda part: network(part, label),
+            given,
+            reach=network.reach,
+            multiple=network.multiple,
         )
         return output.to(u.dtype)
 
