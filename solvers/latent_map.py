@@ -141,16 +141,18 @@ def adam(function: Function, x0: Tensor, *, steps: int, tolerance: float, rate: 
     f, g = function(x, row)
     ends = Ends.start(x, f.nan_to_num(nan=torch.inf))
     for step in range(1, steps + 1):
-        finite = f.isfinite() & g.isfinite().all(1)
-        over = ~finite | (g.norm(dim=1) <= tolerance)
-        if bool(over.any()):
-            ends.close(row[over], x[over], f[over].where(finite[over], torch.inf), finite[over])
-            row, x, f, g, m, v = (a[~over] for a in (row, x, f, g, m, v))
+        going = g.norm(dim=1) > tolerance  # False also where it is NaN
+        if not bool(going.all()):
+            over = ~going
+            finite = f[over].isfinite() & g[over].isfinite().all(1)
+            ends.close(row[over], x[over], f[over].where(finite, torch.inf), finite)
+            row, x, f, g, m, v = (a[going] for a in (row, x, f, g, m, v))
         if step == steps or not len(row):
             break
-        m, v = m.lerp(g, 0.1), v.lerp(g.square(), 0.001)
-        scale = rate / (1 - 0.9**step)
-        x = x - scale * m / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        m.lerp_(g, 0.1)
+        v.mul_(0.999).addcmul_(g, g, value=0.001)
+        scale = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
+        x = torch.addcdiv(x, m, scale, value=-rate / (1 - 0.9**step))
         f, g = function(x, row)
         ends.record(row, f)
     ends.close(row, x, f, torch.zeros_like(row, dtype=torch.bool))

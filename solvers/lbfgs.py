@@ -115,7 +115,9 @@ class Ends:
 
     def record(self, row: Tensor, value: Tensor) -> None:
         """Note the values of the rows at work; the others keep theirs."""
-        self.history.append(self.history[-1].index_copy(0, row, value))
+        last = self.history[-1]
+        every = len(row) == len(last)
+        self.history.append(value if every else last.index_copy(0, row, value))
 
     def close(self, row: Tensor, x: Tensor, value: Tensor, converged: Tensor) -> None:
         """Note where some rows ended."""
