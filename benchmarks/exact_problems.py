@@ -58,7 +58,8 @@ class Oracle(Spheres):
 
     def __init__(self, prior: Spheres, problem: Problem) -> None:
         super().__init__(prior.weights, prior.means, prior.residual)
-        assert isinstance(problem.operator, Matrix) and isinstance(problem.noise, GaussianNoise)
+        assert isinstance(problem.operator, Matrix)
+        assert isinstance(problem.noise, GaussianNoise)
         a, y, s2 = problem.operator.matrix, problem.y[0], float(problem.noise.sigma) ** 2
         r2 = prior.residual**2
         d = a.shape[1]
