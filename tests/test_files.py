@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from prior_cases import gaussian, mixture
+from prior_cases import COLOUR, gaussian, mixture
 from safetensors.torch import save_file
 
 from genprior.priors import Gaussian, Prior
@@ -23,7 +23,7 @@ def test_header_says_what_the_file_is(tmp_path):
     header = read_header(saved(tmp_path))
     assert header["format"] == FORMAT
     assert header["family"] == "Gaussian"
-    assert header["config"] == {"image_shape": [2, 4, 3], "rank": 5}
+    assert header["config"] == {"image_shape": list(COLOUR), "rank": 5}
     assert header["card"] == {"data": "none", "images": 3}
 
 
