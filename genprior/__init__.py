@@ -1,5 +1,7 @@
 """genprior: imaging inverse problems solved with generative priors.
 
+In short:
+
     import genprior
     from genprior import operators, priors, solvers
 
