@@ -47,7 +47,7 @@ def methods(prior: DenoisingPrior, name: str) -> dict[str, Callable[[Tensor], Te
         **{f"TV, weight {weight}": tv(weight) for weight in (0.05, 0.06, 0.07, 0.08)},
     }
     try:
-        import bm3d
+        import bm3d  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("BM3D is not installed (pip install bm3d): its row is left out")
     else:

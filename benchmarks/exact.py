@@ -64,7 +64,7 @@ def many_masks(prior: Prior) -> list[Row]:
 def coverage(prior: Prior, count: int) -> list[str]:
     """Share of missing pixels inside 50 and 90 % intervals: mean, standard error by problem."""
     x = prior.sample(count, generator=seeded(4))
-    size = x.shape[-2:]
+    size = (x.shape[-2], x.shape[-1])
     mask = masks.random(size, missing=0.5, count=count, generator=seeded(5))
     problem = Problem.simulate(x, Inpainting(mask), GaussianNoise(0.05), generator=seeded(6))
     result = genprior.solve(problem, prior, num_samples=39, generator=seeded(7), batch_size=2000)

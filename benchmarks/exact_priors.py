@@ -60,7 +60,7 @@ def main() -> None:
     prior = read_prior(options.prior)
     if not isinstance(prior, Gaussian | GaussianMixture):
         raise SystemExit(f"{options.prior} is a {type(prior).__name__}")
-    channels, height, width = prior.image_shape
+    channels, height, width = prior.check_size(None)
     data = images(options.data, size=(height, width), channels=channels)
     x = data.batch(range(min(options.count, len(data))))
     psnr, coverage = inpainting(prior, x)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from genprior.metrics import coverage, gaussian_kl, sbc_ranks, sliced_wasserstein
 from genprior.operators import GaussianNoise, Inpainting, Problem
+from genprior.operators.base import concrete
 from genprior.priors.samplers import DDIM, DPMSolver, log_uniform, start
 from genprior.solvers import (
     DAPS,
@@ -220,7 +221,7 @@ def _oracle_walk(
     last = 0.1 * float(problem.noise.sigma)  # type: ignore[union-attr]
     # one evaluation for the start's mean, as MMPS does, and 19 levels
     grid = log_uniform(oracle.sigma_range[1] / 2, min(last, 0.1), 19).double()
-    shape = (draws, *problem.operator.image_shape)  # type: ignore[arg-type]
+    shape = (draws, *concrete(problem.operator.image_shape))
     x = start(oracle, shape, grid[0], generator=generator, dtype=torch.float64)
     mean = oracle.data_mean.expand_as(x)
     x = x - mean + oracle.denoise(mean, grid[0])
