@@ -58,7 +58,7 @@ def sample(
     *,
     out: str,
     number: int = 16,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     columns: int | None = None,
     seed: int = 0,
     device: Device = "auto",
@@ -80,7 +80,8 @@ def sample(
         raise ValueError(f"--number must be at least 1, not {number}")
     refuse_existing([Path(out)], force)
     prior = load(name, device=find_device(device))
-    drawn = prior.sample(number, size=size, generator=torch.Generator().manual_seed(seed))
+    shape = (size, size) if isinstance(size, int) else size
+    drawn = prior.sample(number, size=shape, generator=torch.Generator().manual_seed(seed))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     plots.grid(drawn, path=out, columns=columns)
     print(f"wrote {out}: {number} samples of {name}")
