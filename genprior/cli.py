@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 
 class Command(NamedTuple):
-    """Where a command's function is, and which of its parameters need no option's name."""
+    """Where in genprior a command's function is; which parameters need no option's name."""
 
     about: str
     function: str
@@ -27,20 +27,20 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "restore": Command("restore a photo", "genprior.restore:restore", ("photo",)),
-    "train gaussian": Command("fit a Gaussian to images", "genprior.fitting:fit_gaussian"),
-    "train mixture": Command("fit a mixture of Gaussians", "genprior.fitting:fit_mixture"),
-    "train texture": Command("fit a texture to one image", "genprior.fitting:fit_texture"),
-    "train diffusion": Command("train a diffusion prior", "genprior.recipes:train_diffusion"),
-    "train vae": Command("train a variational autoencoder", "genprior.vae_recipes:train_vae"),
-    "train hvae": Command("train a hierarchical one", "genprior.vae_recipes:train_hvae"),
-    "train autoencoder": Command("train an autoencoder", "genprior.vae_recipes:train_autoencoder"),
-    "sample": Command("draw from a prior", "genprior.catalogue:sample", ("name",)),
-    "priors": Command("list the priors installed", "genprior.catalogue:priors"),
-    "solvers": Command("list the solvers", "genprior.catalogue:solvers"),
-    "evaluate": Command("score a prior and a solver on many images", "genprior.evaluate:evaluate"),
-    "figure": Command("reproduce a figure", "genprior.figures:figure", ("name",)),
-    "demo": Command("restore a cat with every prior for cats", "genprior.demo:demo"),
+    "restore": Command("restore a photo", "shell.restore:restore", ("photo",)),
+    "train gaussian": Command("fit a Gaussian to images", "shell.fitting:fit_gaussian"),
+    "train mixture": Command("fit a mixture of Gaussians", "shell.fitting:fit_mixture"),
+    "train texture": Command("fit a texture to one image", "shell.fitting:fit_texture"),
+    "train diffusion": Command("train a diffusion prior", "shell.recipes:train_diffusion"),
+    "train vae": Command("train a variational autoencoder", "shell.vae_recipes:train_vae"),
+    "train hvae": Command("train a hierarchical one", "shell.vae_recipes:train_hvae"),
+    "train autoencoder": Command("train an autoencoder", "shell.vae_recipes:train_autoencoder"),
+    "sample": Command("draw from a prior", "shell.catalogue:sample", ("name",)),
+    "priors": Command("list the priors installed", "shell.catalogue:priors"),
+    "solvers": Command("list the solvers", "shell.catalogue:solvers"),
+    "evaluate": Command("score a prior and a solver on many images", "shell.evaluate:evaluate"),
+    "figure": Command("reproduce a figure", "figures:figure", ("name",)),
+    "demo": Command("restore a cat with every prior for cats", "shell.demo:demo"),
 }
 
 USER_ERRORS = (ArgumentError, ValueError, TypeError, OSError, MemoryError, ArithmeticError)
@@ -122,7 +122,7 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 
 def _load(command: Command) -> Callable[..., object]:
     module, _, function = command.function.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return getattr(importlib.import_module(f"genprior.{module}"), function)
 
 
 def _parser(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from genprior import figure_csgm, figures_vae
-from genprior.restore import refuse_existing
+from genprior.shell.restore import refuse_existing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

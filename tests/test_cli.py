@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from shell import SIDE, make_place, smooth_gaussian
 
-from genprior import demo
 from genprior.cli import main
 from genprior.data import read_image, write_image
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.pretrained import load
+from genprior.shell import demo
 
 
 @pytest.fixture

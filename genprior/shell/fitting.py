@@ -11,8 +11,8 @@ import torch
 
 from genprior.data import read_image
 from genprior.priors import Gaussian, GaussianMixture, Prior, StationaryGaussian
-from genprior.restore import refuse_existing
-from genprior.source import Source
+from genprior.shell.restore import refuse_existing
+from genprior.shell.source import Source
 
 
 def fit_gaussian(

@@ -11,8 +11,8 @@ from genprior import plots
 from genprior.data import from_array
 from genprior.operators import GaussianNoise, Inpainting, Problem, masks
 from genprior.pretrained import available, load
-from genprior.restore import refuse_existing
-from genprior.scores import score
+from genprior.shell.restore import refuse_existing
+from genprior.shell.scores import score
 from genprior.solve import solve
 
 PRIORS = ("cats64-gaussian", "cats64-mixture", "cats64-vae", "cats64-diffusion")

@@ -12,7 +12,7 @@ from genprior.data import Images
 from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
 from genprior.priors.files import read_header
 from genprior.priors.trainable import TrainablePrior
-from genprior.source import Source
+from genprior.shell.source import Source
 from genprior.training import TrainingOptions, train
 
 

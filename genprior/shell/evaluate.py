@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genprior.degradation import Degradation
 from genprior.image_files import write_atomically
 from genprior.operators import GaussianNoise, Problem
 from genprior.operators.random import spawn
 from genprior.priors import Prior
-from genprior.restore import refuse_existing
-from genprior.scores import score
-from genprior.solving import Solving
-from genprior.source import Source
+from genprior.shell.degradation import Degradation
+from genprior.shell.restore import refuse_existing
+from genprior.shell.scores import score
+from genprior.shell.solving import Solving
+from genprior.shell.source import Source
 
 
 def evaluate(

@@ -10,10 +10,10 @@ import torch
 from genprior import plots
 from genprior.pretrained import available, card, load
 from genprior.priors import Prior, capabilities
-from genprior.restore import refuse_existing
+from genprior.shell.restore import refuse_existing
+from genprior.shell.solving import Device, find_device
 from genprior.solvers import Solver
 from genprior.solvers import available as solvers_for
-from genprior.solving import Device, find_device
 
 
 def priors() -> None:

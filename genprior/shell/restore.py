@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from genprior.data import read_image, resized, write_image
-from genprior.degradation import Degradation, Size, fit_mask
 from genprior.operators import GaussianNoise, Problem
 from genprior.priors import Prior
-from genprior.scores import score
+from genprior.shell.degradation import Degradation, Size, fit_mask
+from genprior.shell.scores import score
+from genprior.shell.solving import Solving
 from genprior.solvers import Result
-from genprior.solving import Solving
 
 Fit = Literal["crop", "resize"]
 

@@ -11,7 +11,7 @@ from genprior.data import Images
 from genprior.priors.base import Prior
 from genprior.priors.diffusion import Diffusion
 from genprior.priors.files import read_header
-from genprior.source import Source
+from genprior.shell.source import Source
 from genprior.training import TrainingOptions, train
 
 ATTENTION = 64 * 64
