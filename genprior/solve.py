@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from genprior.operators import GaussianNoise, LinearOperator, Problem
+from genprior.operators import GaussianNoise, Identity, LinearOperator, Problem
 from genprior.operators.random import Generators
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
-from genprior.solvers import DPS, MMPS, ExactPosterior, LatentSampler, Result, Solver
+from genprior.solvers import (
+    DPS,
+    MMPS,
+    DenoisingPosterior,
+    ExactPosterior,
+    LatentSampler,
+    Result,
+    Solver,
+)
 
 
 def default_solver(problem: Problem, prior: Prior) -> Solver:
     """Choose a sampler: exact where there is one, never a point estimate.
 
-    For a denoising prior MMPS, or DPS where the operator is not linear or the noise not Gaussian;
-    for one that has only a latent, LatentSampler.
+    For a denoising prior DenoisingPosterior where the task is denoising, MMPS for any other linear
+    operator with Gaussian noise, else DPS; for one that has only a latent, LatentSampler.
 
     Raises:
         TypeError: No sampler serves this pair.
@@ -22,6 +30,8 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
     if isinstance(prior, ExactPrior) and linear_gaussian:
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
+        if linear_gaussian and isinstance(problem.operator, Identity):
+            return DenoisingPosterior()
         return MMPS() if linear_gaussian else DPS()
     if isinstance(prior, LatentPrior):
         return LatentSampler()

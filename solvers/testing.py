@@ -167,31 +167,37 @@ class Failing(DenoisingPrior):
         return torch.where(broken, torch.nan, 1.0) * x0
 
 
-def check_solver(solver: Solver, *, device: torch.device | str = "cpu") -> None:
-    """Run every check on inpainting problems of a small Gaussian prior.
+def check_solver(
+    solver: Solver,
+    *,
+    device: torch.device | str = "cpu",
+    operator: LinearOperator | None = None,
+) -> None:
+    """Run every check on problems of a small Gaussian prior.
 
     Args:
         solver: Give it few steps; statistics are not looked at.
         device: Where to run.
+        operator: For images 1x4x4; inpainting, a mask for each image, if None.
     Raises:
         AssertionError: A promise is broken; the message says which.
     """
-    prior, problem = _batch(torch.device(device))
+    prior, problem = _batch(torch.device(device), operator)
     for check in (check_repeats, check_rows, check_chunks, check_inputs, check_counts):
         check(solver, problem, prior)
     if solver.needs is DenoisingPrior:
         check_failing_network(solver, problem, prior)
 
 
-def _batch(device: torch.device) -> tuple[Gaussian, Problem]:
-    """Images with masks and noise levels of their own."""
+def _batch(device: torch.device, operator: LinearOperator | None) -> tuple[Gaussian, Problem]:
+    """Images with noise levels, and masks if no operator is given, of their own."""
     prior, _ = gaussian_field(1)
-    masks = torch.stack([gaussian_field(i)[1].operator.observed[0] for i in range(COUNT)])  # type: ignore
+    if operator is None:
+        masks = [gaussian_field(i)[1].operator.observed[0] for i in range(COUNT)]  # type: ignore
+        operator = Inpainting(torch.stack(masks))
     x = prior.sample(COUNT, generator=torch.Generator().manual_seed(2))
     noise = GaussianNoise(torch.tensor([0.02, 0.05, 0.2], dtype=torch.float64))
-    problem = Problem.simulate(
-        x, Inpainting(masks), noise, generator=torch.Generator().manual_seed(3)
-    )
+    problem = Problem.simulate(x, operator, noise, generator=torch.Generator().manual_seed(3))
     return prior.to(device), problem.to(device)
 
 
