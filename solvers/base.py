@@ -27,9 +27,12 @@ class _CountVJP(torch.autograd.Function):
     """Identity whose backward pass counts one vector-Jacobian product for each row."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, counter: Counted) -> Tensor:
-        ctx.counter = counter
+    def forward(output: Tensor, counter: Counted) -> Tensor:
         return output.view_as(output)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Counted], output: Tensor) -> None:
+        ctx.counter = inputs[1]  # apart from `forward`, so that torch.func.vjp works too
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

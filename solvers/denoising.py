@@ -56,8 +56,9 @@ class DenoisingPosterior(_GuidedWalk):
         return log_uniform(torch.maximum(first, last), last, steps, like=problem.y)
 
     def _start(self, walk: Walk) -> Tensor:
-        """Draw x about E[x0 | y], which is the denoised y."""
+        """Draw x about E[x0 | y], which is the denoised y, and the exact mean of the result."""
         mean = walk.keep_sound(walk.prior.denoise(walk.problem.y, walk.sigma_y), walk.problem.y)
+        walk.mean = mean
         width = _width(walk.sigma_y, walk.data_scale)
         std = (walk.sigmas[0] ** 2 + width**2).sqrt()
         return mean + per_row(std, mean) * walk.noise(mean)

@@ -45,6 +45,7 @@ class Walk:
         samples: Asked of each image, S; a method may walk with more rows.
         ticks: Advances the progress bar.
         sound: (R,) bool, False once a row's network output was not finite.
+        mean: E[x0 | y] of each row, where a method knows it exactly.
     """
 
     problem: Problem
@@ -55,6 +56,7 @@ class Walk:
     samples: int
     ticks: Iterator[int]
     sound: Tensor = field(init=False)
+    mean: Tensor | None = None
     residuals: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -209,6 +211,7 @@ class _Walk(Solver):
         residual = torch.stack(walk.residuals)
         return Solution(
             samples=x.reshape(count, walk.samples, *x.shape[1:]),
+            mean=None if walk.mean is None else walk.mean[:: walk.samples],
             converged=per_image(walk.sound).all(-1),
             trace={
                 "sigma": per_image(walk.sigmas[: len(residual)]).mean(-1),

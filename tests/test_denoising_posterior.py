@@ -93,3 +93,16 @@ def test_without_noise_y_returns():
     problem = Problem(y, Identity(SHAPE), GaussianNoise(0.0))
     result = DenoisingPosterior()(problem, prior, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(result.mean, y)
+
+
+def test_the_mean_is_exact():
+    """Catches a mean of few samples where one evaluation gives the exact one."""
+    prior, _ = gaussian_field(900)
+    x = prior.sample(3, generator=torch.Generator().manual_seed(0))
+    problem = Problem.simulate(
+        x, Identity(SHAPE), GaussianNoise(0.1), generator=torch.Generator().manual_seed(1)
+    )
+    result = DenoisingPosterior()(
+        problem, prior, num_samples=2, generator=torch.Generator().manual_seed(2)
+    )
+    torch.testing.assert_close(result.mean, prior.posterior(problem).mean)

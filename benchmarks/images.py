@@ -1,0 +1,272 @@
+"""Every diffusion solver, and the peers', on real images with one trained network.
+
+    python benchmarks/images.py mnist-diffusion --data MNIST --features MODELS --out images-mnist
+
+Parts: `main`, six tasks at noise .05 (all solvers) and .01 (a few); `peers`, deepinv's and
+azula's solvers with as many evaluations as the default takes; `sweep`, two tasks against the
+number of steps; `dps`, the same two with the best DPS of 1000 steps; `coverage`, the default with
+19 samples. Writes images.csv, a table (images.md) and pictures. Images are test images; no
+default was chosen on them. Scores are of images clipped and rounded to 8 bits, as the truth is.
+SMC, whose particles cost 256 times as much, is left to truth.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from image_peers import PEERS, peer_samples
+from image_problems import SMALL_TASKS, Row, scores, small_task, summary, table
+from torch import Tensor
+
+import genprior
+from genprior.data import images
+from genprior.features import load_features
+from genprior.operators import GaussianNoise, Inpainting, Problem
+from genprior.plots import grid
+from genprior.priors import DenoisingPrior
+from genprior.solve import default_solver
+from genprior.solvers import (
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    MMPS,
+    DiffPIR,
+    PiGDM,
+    REDDiff,
+    RePaint,
+    Solver,
+)
+
+SOLVERS: dict[str, Solver] = {
+    "MMPS": MMPS(),
+    "PiGDM": PiGDM(),
+    "DAPS": DAPS(),
+    "DPS": DPS(),
+    "DiffPIR": DiffPIR(),
+    "DDRM": DDRM(),
+    "DDNM": DDNM(),
+    "RePaint": RePaint(),
+    "REDDiff": REDDiff(),
+}
+FEW = ("MMPS", "DPS", "DiffPIR", "DDRM")
+"""Solved at noise .01 too."""
+
+SWEEP: dict[str, Callable[[int], Solver]] = {
+    "MMPS": lambda n: MMPS(steps=n),
+    "PiGDM": lambda n: PiGDM(steps=n),
+    "DAPS": lambda n: DAPS(steps=n),
+    "DPS": lambda n: DPS(steps=n),
+    "DiffPIR": lambda n: DiffPIR(steps=n),
+}
+HARD = ("box", "deblur, motion")
+
+BEST_DPS: dict[str, Solver] = {
+    "DPS 1000, matched": DPS(steps=1000),
+    "DPS 1000, published .3": DPS.published(zeta=0.3),
+    "DPS 1000, published 1": DPS.published(zeta=1.0),
+}
+COLUMNS = (
+    "task",
+    "sigma",
+    "solver",
+    "forwards",
+    "vjps",
+    "PSNR of mean",
+    "PSNR of sample",
+    "SSIM of mean",
+    "CRPS",
+    "feature distance",
+    "feature distance of mean",
+    "coverage 90 %",
+    "residual / sigma",
+    "seconds a sample",
+)
+
+
+class Bench:
+    """One prior and its test images; makes rows and keeps samples for the pictures."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.name = options.prior
+        prior = genprior.load(options.prior)
+        assert isinstance(prior, DenoisingPrior)
+        self.prior, self.samples = prior, options.samples
+        channels, height, width = prior.image_shape
+        assert height is not None
+        assert width is not None
+        self.shape = (channels, height, width)
+        test = images(options.data, size=(height, width), channels=channels, split="test")
+        self.test = test
+        self.x = self.choose(options.images, seed=0)
+        kind = "lenet" if channels == 1 else "vgg16"
+        self.network = load_features(kind, options.features)
+        self.shown: dict[str, dict[str, Tensor]] = {}
+
+    def choose(self, count: int, *, seed: int) -> Tensor:
+        """Test images; other seeds choose others than seed 0 does."""
+        order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(99))
+        return self.test.batch(order[1000 * seed % len(order) :][:count])
+
+    def problem(self, task: str, sigma: float, x: Tensor, seed: int = 0) -> Problem:
+        operator = small_task(task, self.shape, len(x), seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        return Problem.simulate(x, operator, GaussianNoise(sigma), generator=generator)
+
+    def ours(
+        self, label: str, solver: Solver, task: str, sigma: float, x: Tensor | None = None
+    ) -> Row:
+        x = self.x if x is None else x
+        problem = self.problem(task, sigma, x)
+        count = 1 if solver.point_estimate else self.samples
+        generator = torch.Generator().manual_seed(2)
+        result = solver(problem, self.prior, num_samples=count, generator=generator, batch_size=64)
+        row = self.row(label, task, sigma, result.samples, x, problem)
+        spent = {"forwards": result.forwards, "vjps": result.vjps}
+        return row | spent | {"seconds a sample": result.seconds / (len(x) * count)}
+
+    def peer(self, label: str, task: str, sigma: float, budget: int) -> Row:
+        problem, begin = self.problem(task, sigma, self.x), time.perf_counter()
+        samples, forwards, vjps = peer_samples(
+            label, problem, self.prior, self.samples, budget=budget
+        )
+        seconds = (time.perf_counter() - begin) / (len(self.x) * self.samples)
+        row = self.row(label, task, sigma, samples, self.x, problem)
+        return row | {"forwards": forwards, "vjps": vjps, "seconds a sample": seconds}
+
+    def row(
+        self, label: str, task: str, sigma: float, samples: Tensor, x: Tensor, problem: Problem
+    ) -> Row:
+        if x is self.x and sigma == 0.05:
+            lines = self.shown.setdefault(task, {"truth": x, "measurement": _shown(problem)})
+            lines[label] = samples[:, 0]
+        found = scores(samples, x, problem, self.network)
+        return {"prior": self.name, "task": task, "sigma": sigma, "solver": label} | summary(found)
+
+
+def _shown(problem: Problem) -> Tensor:
+    """The measurement as an image of the truth's size."""
+    operator = problem.operator
+    assert isinstance(operator, genprior.operators.LinearOperator)
+    return operator.pinv(problem.y)
+
+
+def main_rows(bench: Bench) -> Iterable[Row]:
+    for task in SMALL_TASKS:
+        for sigma in (0.05, 0.01):
+            problem = bench.problem(task, sigma, bench.x)
+            default = default_solver(problem, bench.prior)
+            chosen = {"default": default} | SOLVERS
+            if default == SOLVERS["MMPS"]:
+                del chosen["MMPS"]
+            for label, solver in chosen.items():
+                inpainting = isinstance(problem.operator, Inpainting)
+                if isinstance(solver, RePaint) and not inpainting:
+                    continue
+                if sigma == 0.05 or label in ("default", *FEW):
+                    yield bench.ours(_named(label, solver), solver, task, sigma)
+
+
+def _named(label: str, solver: Solver) -> str:
+    return f"{type(solver).__name__} (default)" if label == "default" else label
+
+
+def peer_rows(bench: Bench) -> Iterable[Row]:
+    for task in SMALL_TASKS:
+        problem = bench.problem(task, 0.05, bench.x[:1])
+        cost = default_solver(problem, bench.prior)(
+            problem, bench.prior, generator=torch.Generator().manual_seed(0)
+        )
+        for label in PEERS:
+            yield bench.peer(label, task, 0.05, round(cost.forwards + cost.vjps))
+
+
+def sweep_rows(bench: Bench) -> Iterable[Row]:
+    for task in HARD:
+        for label, make in SWEEP.items():
+            for steps in (10, 20, 50, 200):
+                if label == "MMPS" and steps == 200:
+                    continue
+                yield bench.ours(f"{label}, {steps}", make(steps), task, 0.05)
+
+
+def dps_rows(bench: Bench) -> Iterable[Row]:
+    """The best of three DPS by CRPS on four other images, on the reported ones."""
+    for task in HARD:
+        others = bench.choose(4, seed=1)
+        tried = {
+            label: bench.ours(label, solver, task, 0.05, others)["CRPS"]
+            for label, solver in BEST_DPS.items()
+        }
+        best = min(tried, key=lambda label: tried[label])
+        yield bench.ours(best, BEST_DPS[best], task, 0.05)
+
+
+def coverage_rows(bench: Bench, count: int = 32) -> Iterable[Row]:
+    """The default with 19 samples, of which 90 % is a whole number of ranks."""
+    x, bench.samples = bench.choose(count, seed=2), 19
+    for task in SMALL_TASKS:
+        solver = default_solver(bench.problem(task, 0.05, x[:1]), bench.prior)
+        yield bench.ours(f"{type(solver).__name__} (default), 19 samples", solver, task, 0.05, x)
+
+
+def pictures(bench: Bench, folder: Path) -> None:
+    """A picture for each task: truth, measurement, then one sample of each solver, named below."""
+    for task in SMALL_TASKS:
+        if task in bench.shown:
+            lines = [line[:8] for line in bench.shown[task].values()]
+            name = task.replace(",", "").replace(" ", "-").replace("%", "percent")
+            grid(torch.cat(lines), columns=len(lines[0]), path=folder / f"{name}.png")
+            print(f"{name}.png, rows from the top: {', '.join(bench.shown[task])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prior")
+    parser.add_argument("--data", required=True, help="folder with the test images")
+    parser.add_argument("--features", required=True, help="folder with the feature networks")
+    parser.add_argument("--out", type=Path, default=Path("images"))
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=4)
+    kinds = {
+        "main": main_rows,
+        "peers": peer_rows,
+        "sweep": sweep_rows,
+        "dps": dps_rows,
+        "coverage": coverage_rows,
+    }
+    parser.add_argument("--parts", nargs="+", choices=kinds, default=list(kinds))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench, rows = Bench(options), []
+    for part in options.parts:
+        for row in kinds[part](bench):
+            rows.append({"part": part} | row)
+            print(
+                {
+                    k: round(v, 4) if isinstance(v, float) else v
+                    for k, v in row.items()
+                    if k in COLUMNS
+                },
+                flush=True,
+            )
+            _write(rows, options.out)
+    pictures(bench, options.out)
+
+
+def _write(rows: list[Row], folder: Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / "images.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "images.md").write_text(table(rows, COLUMNS) + "\n")
+
+
+if __name__ == "__main__":
+    main()
