@@ -70,11 +70,20 @@ def feature_distance(network: LeNet | MobileNet | VGG16, x: Tensor, truth: Tenso
 
 
 def scores(
-    samples: Tensor, truth: Tensor, problem: Problem, network: LeNet | MobileNet | VGG16 | None
+    samples: Tensor,
+    truth: Tensor,
+    problem: Problem,
+    network: LeNet | MobileNet | VGG16 | None,
+    *,
+    mean: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Score samples (B, S, C, H, W), each score (B,); all but the residual on 8-bit images."""
+    """Score samples (B, S, C, H, W), each score (B,); all but the residual on 8-bit images.
+
+    `mean` (B, C, H, W) is that of the Result; that of the samples if None.
+    """
     batch, count = samples.shape[:2]
-    seen, mean = as_seen(samples), samples.clamp(0, 1).mean(1)
+    seen = as_seen(samples)
+    mean = (samples.mean(1) if mean is None else mean).clamp(0, 1)
     repeated = truth.repeat_interleave(count, 0)
     index = torch.arange(batch).repeat_interleave(count)
 

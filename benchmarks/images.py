@@ -126,7 +126,7 @@ class Bench:
         count = 1 if solver.point_estimate else self.samples
         generator = torch.Generator().manual_seed(2)
         result = solver(problem, self.prior, num_samples=count, generator=generator, batch_size=64)
-        row = self.row(label, task, sigma, result.samples, x, problem)
+        row = self.row(label, task, sigma, result.samples, x, problem, result.mean)
         spent = {"forwards": result.forwards, "vjps": result.vjps}
         return row | spent | {"seconds a sample": result.seconds / (len(x) * count)}
 
@@ -140,12 +140,19 @@ class Bench:
         return row | {"forwards": forwards, "vjps": vjps, "seconds a sample": seconds}
 
     def row(
-        self, label: str, task: str, sigma: float, samples: Tensor, x: Tensor, problem: Problem
+        self,
+        label: str,
+        task: str,
+        sigma: float,
+        samples: Tensor,
+        x: Tensor,
+        problem: Problem,
+        mean: Tensor | None = None,
     ) -> Row:
         if x is self.x and sigma == 0.05:
             lines = self.shown.setdefault(task, {"truth": x, "measurement": _shown(problem)})
             lines[label] = samples[:, 0]
-        found = scores(samples, x, problem, self.network)
+        found = scores(samples, x, problem, self.network, mean=mean)
         return {"prior": self.name, "task": task, "sigma": sigma, "solver": label} | summary(found)
 
 
