@@ -113,6 +113,12 @@ def scores(
             feature_distance(network, seen.flatten(0, 1), repeated)
         )
         found["feature distance of mean"] = feature_distance(network, mean, truth)
+        if count > 1:
+            # of a right posterior the truth is one more sample: as far from one as they lie apart
+            others = seen.roll(1, dims=1).flatten(0, 1)
+            found["between samples"] = per_image(
+                feature_distance(network, seen.flatten(0, 1), others)
+            )
     return found
 
 

@@ -82,6 +82,7 @@ COLUMNS = (
     "SSIM of mean",
     "CRPS",
     "feature distance",
+    "between samples",
     "feature distance of mean",
     "coverage 90 %",
     "residual / sigma",

@@ -59,6 +59,7 @@ COLUMNS = (
     "PSNR of sample",
     "SSIM of mean",
     "feature distance",
+    "between samples",
     "feature distance of mean",
     "CRPS",
     "coverage 90 %",
