@@ -51,6 +51,24 @@ def read_image(path: str | Path, *, channels: int | None = None) -> Tensor:
     return to_float(decode(Path(path).read_bytes(), str(path), channels=channels))
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read the (height, width) of an image file without decoding its pixels.
+
+    Raises:
+        ValueError: It is no image, or has more pixels than are read.
+    """
+    data = Path(path).read_bytes()
+    if not data:
+        raise ValueError(f"{path} is empty (0 bytes), not an image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                return image.height, image.width
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as an image: {_reason(data, error)}") from error
+
+
 def write_image(path: str | Path, x: Tensor, *, bits: int = 8, force: bool = False) -> None:
     """Write one image, atomically: a reader sees the old file or the whole new one.
 
@@ -154,6 +172,9 @@ def _reason(data: bytes, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         text = not (set(data[:512]) & set(range(9)))
         return "it holds text" if text else "its format is unknown, or its beginning is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        return f"it has more than {most:.0f} million pixels: crop it or make it smaller first"
     return str(error) or type(error).__name__
 
 

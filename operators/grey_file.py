@@ -16,10 +16,11 @@ def read_grey(path: str | Path) -> Tensor:
         ValueError: It is no image, damaged, or partly transparent.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)  # as the photo that it belongs to
             if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
                 raise ValueError(f"{path} is partly transparent: flatten it to black and white")
             # I and F hold more than 8 bits; everything else becomes 8-bit grey.

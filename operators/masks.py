@@ -173,7 +173,8 @@ def from_file(
     if threshold is None and bool(between.any()):
         raise ValueError(
             f"{path} holds {int(between.sum())} grey pixels, but a mask is black and white: "
-            "paint it without antialiasing, save it as PNG, or give a threshold such as 0.5"
+            "paint it without antialiasing, save it as PNG, or give threshold=0.5 "
+            "(--mask-threshold 0.5)"
         )
     white = grey >= (0.5 if threshold is None else threshold)
     mask = ~white if invert else white

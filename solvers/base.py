@@ -229,8 +229,7 @@ class Solver(ABC):
         self, count: int, samples: int, shape: tuple[int, int, int], batch_size: int | None
     ) -> Iterator[tuple[int, int, int, int]]:
         """Cut (images, samples) into blocks of at most `batch_size` rows, images first."""
-        channels, height, width = shape
-        limit = batch_size or max(1, ROW_VALUES // (channels * height * width))
+        limit = batch_size or _default_rows(shape)
         per_image = self._rows_per_image(samples)
         images = max(1, limit // per_image)
         split = samples if self.joint else min(samples, max(1, limit * samples // per_image))
@@ -270,6 +269,23 @@ class Solver(ABC):
                 f"the prior is on {tensor.device}, y on {problem.y.device}: move one of them"
             )
         return image_shape(problem, prior)
+
+
+def rows_in_flight(
+    solver: Solver | None, samples: int, shape: tuple[int, int, int], batch_size: int | None
+) -> int:
+    """Return the most rows in flight while one image (C, H, W) is solved; None walks by rows."""
+    if solver is None:
+        return min(samples, batch_size or _default_rows(shape))
+    return max(
+        solver._rows_per_image(last - first)
+        for _, _, first, last in solver._chunks(1, samples, shape, batch_size)
+    )
+
+
+def _default_rows(shape: tuple[int, int, int]) -> int:
+    channels, height, width = shape
+    return max(1, ROW_VALUES // (channels * height * width))
 
 
 def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:

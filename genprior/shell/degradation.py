@@ -15,6 +15,7 @@ from genprior.operators import Blur, Downsampling, Identity, Inpainting, LinearO
 from genprior.operators import kernels as kernel_shapes
 from genprior.operators import masks as mask_shapes
 from genprior.operators.random import Generators
+from genprior.shell.noise_estimate import estimated_noise
 
 Size = tuple[int, int]
 
@@ -28,6 +29,8 @@ class Degradation:
         mask: For inpaint: an image file, white where measured; or drawn: box:SIDE, random:SHARE
             missing, half:left|right|top|bottom, stripes:MEASURED,MISSING, strokes:NUMBER.
         invert_mask: White is missing instead.
+        mask_threshold: In (0, 1): grey levels of a mask file from here on count as white. Without
+            it a mask must be black and white.
         kernel: For deblur: gaussian:STD, motion:LENGTH,ANGLE, disk:RADIUS, uniform:SIZE, or a
             file (image or .npy).
         boundary: For deblur: circular (the image wraps around) or valid (the photo shows only
@@ -40,6 +43,7 @@ class Degradation:
     task: Literal["inpaint", "denoise", "deblur", "superres"]
     mask: str | None = None
     invert_mask: bool = False
+    mask_threshold: float | None = None
     kernel: str | None = None
     boundary: Literal["circular", "valid"] = "circular"
     factor: int | None = None
@@ -53,6 +57,10 @@ class Degradation:
                 raise ValueError(f"--{option} is for --task {task}, not for {self.task}")
             if not given and self.task == task:
                 raise ValueError(f"--task {task} needs --{option}")
+        if self.mask is None and (self.invert_mask or self.mask_threshold is not None):
+            raise ValueError("--invert-mask and --mask-threshold go with --mask")
+        if self.mask_threshold is not None and not 0 < self.mask_threshold < 1:
+            raise ValueError(f"--mask-threshold must be in (0, 1), not {self.mask_threshold}")
         if self.factor is not None and self.factor < 1:
             raise ValueError(f"--factor must be at least 1, not {self.factor}")
         if self.sigma is None and self.task != "inpaint":
@@ -63,9 +71,12 @@ class Degradation:
         if self.sigma not in (None, "auto"):
             self._number(self.sigma or "")
 
-    def noise_std(self, photo: Tensor | None) -> float:
-        """Return sigma; `auto` estimates it from the photo (C, H, W), None if there is none.
+    def noise_std(self, photo: Tensor | None, mask: Tensor | None = None) -> float:
+        """Return sigma; `auto` estimates it from the photo, None if there is none.
 
+        Args:
+            photo: (C, H, W).
+            mask: (1, 1, H, W), True where measured.
         Raises:
             ValueError: There is nothing to estimate it from.
         """
@@ -73,15 +84,17 @@ class Degradation:
             return 0.01
         if self.sigma != "auto":
             return self._number(self.sigma)
-        if photo is None or self.task == "inpaint":
+        if photo is None:
             raise ValueError(
-                "--sigma auto needs a noisy photo without missing pixels: give a number"
+                "--sigma auto measures the noise of a photo; with --simulate, and in evaluate, "
+                "there is none yet: give a number"
             )
-        found = estimated_noise(photo)
+        found = estimated_noise(photo, None if mask is None else mask[0])
         if found > 1e-4:
             return found
         raise ValueError(
-            "--sigma auto found no noise to measure: the photo is flat or too small. Give a number"
+            "--sigma auto found no noise to measure: the photo is flat, too small, or too little "
+            "of it is whole. Give a number"
         )
 
     @staticmethod
@@ -149,7 +162,9 @@ class Degradation:
         }
         name, numbers = _parse("mask", self.mask, shapes)
         if numbers is None:
-            return mask_shapes.from_file(self.mask, invert=self.invert_mask)[None]
+            return mask_shapes.from_file(
+                self.mask, invert=self.invert_mask, threshold=self.mask_threshold
+            )[None]
         mask = _call(shapes[name], "mask", self.mask, numbers)
         mask = mask if mask.ndim == 4 else mask[None]
         return ~mask if self.invert_mask else mask
@@ -165,25 +180,6 @@ class Degradation:
         if self.factor is not None:
             return Downsampling(self.factor, image_shape)
         return Identity(image_shape)
-
-
-def estimated_noise(photo: Tensor) -> float:
-    """Estimate the std of white noise in a photo (C, H, W); 0 where there is nothing to measure.
-
-    The median absolute value of the finest diagonal wavelet details (Daubechies 2), which smooth
-    images hardly reach, mean over channels.
-
-    Source: Donoho, Johnstone 1994; as scikit-image's estimate_sigma.
-    """
-    if min(photo.shape[1:]) < 8:
-        return 0.0
-    root = math.sqrt(3)
-    detail = torch.tensor([1 - root, root - 3, 3 + root, -1 - root], dtype=torch.float64)
-    detail = detail / (4 * math.sqrt(2))
-    pixels = photo.double().cpu()[:, None]
-    pixels = torch.nn.functional.conv2d(pixels, torch.outer(detail, detail)[None, None], stride=2)
-    normal_median = 0.6744897501960817
-    return pixels.abs().flatten(1).median(1).values.mean().item() / normal_median
 
 
 def _parse(

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from genprior.data import read_image, resized, write_image
+from genprior.image_files import image_size
 from genprior.operators import GaussianNoise, Problem
 from genprior.priors import Prior
+from genprior.shell import memory
 from genprior.shell.degradation import Degradation, Size, fit_mask
 from genprior.shell.scores import score
 from genprior.shell.solving import Solving
@@ -31,6 +33,7 @@ def restore(
     out: str = "results",
     simulate: bool = False,
     fit: Fit | None = None,
+    size: int | tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
     bits: Literal[8, 16] = 8,
     force: bool = False,
@@ -47,17 +50,25 @@ def restore(
         simulate: Degrade the photo first, and score the result against it.
         fit: Cut the middle out of a photo that is too large for the prior, or resize it; a mask
             file is treated alike.
+        size: Height and width to fit the photo to, or one number for both, for priors that serve
+            any size.
         channels: Turn the photo grey (1) or into colour (3) first.
         bits: Depth of the images written.
-        force: Replace results that are there.
+        force: Replace results that are there; samples of an earlier run are removed.
     """
-    prior = solving.load_prior()
-    given = read_image(photo, channels=channels)
-    problem, truth = pose(given, degradation, prior, seed=solving.seed, simulate=simulate, fit=fit)
     folder = Path(out)
+    refuse_unwritable(folder)
     names = [f"sample_{i + 1}.png" for i in range(solving.samples)]
     names += ["mean.png", "std.png", "comparison.png", "result.json"]
-    refuse_existing([folder / name for name in names], force)
+    refuse_existing([*(folder / name for name in names), *_samples_in(folder)], force)
+    prior = solving.load_prior()
+    if not photo.lower().endswith(".npy"):
+        memory.refuse_to_decode(photo, image_size(photo))
+    given = read_image(photo, channels=channels)
+    wanted = (size, size) if isinstance(size, int) else size
+    problem, truth = pose(
+        given, degradation, prior, solving=solving, simulate=simulate, fit=fit, size=wanted
+    )
     result = solving.run(problem, prior)
     report = _report(result, problem, truth, degradation, solving)
     _write(folder, result, problem, truth, report, bits)
@@ -69,26 +80,35 @@ def pose(
     degradation: Degradation,
     prior: Prior,
     *,
-    seed: int,
+    solving: Solving,
     simulate: bool,
     fit: Fit | None,
+    size: Size | None = None,
 ) -> tuple[Problem, Tensor | None]:
     """Make the problem that a photo (C, H, W) poses, and the truth (1, C, H, W) if known.
 
     Raises:
         ValueError: The prior does not serve the photo's size or channels, or the mask is of
             another size.
+        MemoryError: Solving it would take more memory than is free.
     """
-    channels, *size = prior.image_shape
+    channels = prior.image_shape[0]
     if channels != photo.shape[0]:
         raise ValueError(
             f"the photo has {photo.shape[0]} channel(s), the prior is for {channels}: "
             f"--channels {channels} converts the photo"
         )
     kernel = degradation.draw_kernel()
-    generator = torch.Generator().manual_seed(seed)
-    wanted = _wanted_size(photo, degradation, kernel, size, simulate=simulate, fit=fit)
+    generator = torch.Generator().manual_seed(solving.seed)
+    if size is not None and fit is None:
+        raise ValueError("--size says how large, not how: add --fit crop or --fit resize")
+    wanted = _wanted_size(
+        photo, degradation, kernel, prior.image_shape[1:], simulate=simulate, fit=fit, size=size
+    )
     image = wanted if simulate else degradation.image_size(wanted, kernel)
+    solving.refuse_too_large(
+        prior, (photo.shape[0], *image), enlarged=1 if simulate else degradation.factor or 1
+    )
     have: Size = (photo.shape[1], photo.shape[2])
     mask = degradation.draw_mask(have, generator)
     if mask is not None and tuple(mask.shape[2:]) != have:
@@ -96,9 +116,14 @@ def pose(
             f"the mask {degradation.mask} is {mask.shape[2]}x{mask.shape[3]} (height x width), "
             f"the photo {have[0]}x{have[1]}: they must agree"
         )
+    if mask is not None and bool(mask.all()):
+        raise ValueError(
+            f"the mask {degradation.mask} misses nothing: all of it counts as measured. For noise "
+            "alone there is --task denoise; --invert-mask swaps black and white"
+        )
     if have != wanted:
         photo, mask = _fitted(photo, mask, wanted, fit)
-    sigma = degradation.noise_std(None if simulate else photo)
+    sigma = degradation.noise_std(None if simulate else photo, mask)
     device = next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
     operator = degradation.operator((photo.shape[0], *image), mask=mask, kernel=kernel).to(device)
     x = photo[None].to(device)
@@ -112,22 +137,31 @@ def _wanted_size(
     photo: Tensor,
     degradation: Degradation,
     kernel: Tensor | None,
-    size: list[int | None],
+    served: tuple[int | None, ...],
     *,
     simulate: bool,
     fit: Fit | None,
+    size: Size | None,
 ) -> Size:
-    """Return the size that the photo must have, its own where the prior serves any."""
+    """Return the size that the photo must have, its own or `size` where the prior serves any."""
     have: Size = (photo.shape[1], photo.shape[2])
-    height, width = size
+    height, width = served
     if height is None or width is None:
-        if not simulate:
-            return have
-        factor = degradation.factor or 1
-        if fit is not None and min(have) >= factor:
-            have = have[0] // factor * factor, have[1] // factor * factor
-        degradation.measured_size(have, kernel)
+        if size is not None:
+            if min(size) < 1:
+                raise ValueError(f"--size must be positive, not {size[0]},{size[1]}")
+            have = size
+        if simulate:
+            factor = degradation.factor or 1
+            if size is None and fit is not None and min(have) >= factor:
+                have = have[0] // factor * factor, have[1] // factor * factor
+            degradation.measured_size(have, kernel)
         return have
+    if size is not None:
+        raise ValueError(
+            f"--size is for priors of any size; this one is for {height}x{width}: --fit alone "
+            "does it"
+        )
     measured = degradation.measured_size((height, width), kernel)
     wanted = (height, width) if simulate else measured
     if have != wanted and fit is None:
@@ -167,6 +201,22 @@ def refuse_existing(paths: list[Path], force: bool) -> None:
         )
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raise an OSError before any work if nothing can be written into a folder, made or not."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"--out {folder}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"--out {folder}: {there} cannot be written to")
+
+
+def _samples_in(folder: Path) -> list[Path]:
+    """List the samples that a run has left in a folder."""
+    return [p for p in folder.glob("sample_*.png") if p.stem.removeprefix("sample_").isdigit()]
+
+
 def _write(
     folder: Path,
     result: Result,
@@ -175,12 +225,16 @@ def _write(
     report: dict[str, Any],
     bits: int,
 ) -> None:
-    """Write every file or none: into a folder beside the results, then move them."""
+    """Write every file or none: into a folder beside the results, then move them.
+
+    What an earlier run left and this one does not replace, such as more samples, is removed: the
+    folder would show two restorations as one.
+    """
     from genprior.plots import show
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial") as name:
-        partial = Path(name)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial") as temporary:
+        partial = Path(temporary)
         for i, sample in enumerate(result.samples[0]):
             write_image(partial / f"sample_{i + 1}.png", sample, bits=bits)
         write_image(partial / "mean.png", result.mean[0], bits=bits)
@@ -188,8 +242,12 @@ def _write(
             write_image(partial / "std.png", result.std[0] * 2, bits=bits)
         show(result, problem, truth, path=partial / "comparison.png")
         (partial / "result.json").write_text(json.dumps(report, indent=2) + "\n")
-        for path in partial.iterdir():
-            os.replace(path, folder / path.name)
+        written = {path.name for path in partial.iterdir()}
+        for stale in (*_samples_in(folder), folder / "std.png"):
+            if stale.name not in written:
+                stale.unlink(missing_ok=True)
+        for name in written:
+            os.replace(partial / name, folder / name)
 
 
 def _report(

@@ -14,8 +14,10 @@ from genprior.operators import Problem
 from genprior.operators.random import Generators
 from genprior.pretrained import load
 from genprior.priors import Prior
+from genprior.shell import memory
 from genprior.solve import default_solver, solve
 from genprior.solvers import Result, Solver
+from genprior.solvers.base import rows_in_flight
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -51,20 +53,45 @@ class Solving:
 
     def find_solver(self, problem: Problem, prior: Prior) -> Solver:
         """Make the solver that was asked for, else the default one."""
-        if self.solver is None:
-            solver = default_solver(problem, prior)
-        else:
-            names = {name.lower(): name for name in Solver.registry}
-            if self.solver.lower() not in names:
-                near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
-                offered = [names[n] for n in near] or list(Solver.registry)
-                raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
-            solver = Solver.registry[names[self.solver.lower()]]()
+        solver = self._named_solver() or default_solver(problem, prior)
         if self.steps is None:
             return solver
         if "steps" not in {field.name for field in dataclasses.fields(solver)}:
             raise ValueError(f"{type(solver).__name__} takes no --steps")
         return dataclasses.replace(solver, **{"steps": self.steps})
+
+    def _named_solver(self) -> Solver | None:
+        if self.solver is None:
+            return None
+        names = {name.lower(): name for name in Solver.registry}
+        if self.solver.lower() not in names:
+            near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
+            offered = [names[n] for n in near] or list(Solver.registry)
+            raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
+        return Solver.registry[names[self.solver.lower()]]()
+
+    def refuse_too_large(
+        self, prior: Prior, shape: tuple[int, int, int], *, enlarged: int = 1
+    ) -> None:
+        """Raise a MemoryError if restoring one image (C, H, W) would take more than is free.
+
+        Args:
+            prior: What restores it.
+            shape: Of the restored image.
+            enlarged: How many times larger it is than the photo.
+        """
+        if None not in prior.image_shape:
+            return  # of a size that the prior was trained at
+        solver = self._named_solver()
+        rows = rows_in_flight(solver, self.samples, shape, self.batch_size)
+        memory.refuse_too_large(
+            prior,
+            shape,
+            rows=rows,
+            samples=self.samples,
+            device=find_device(self.device),
+            enlarged=enlarged,
+        )
 
     def run(self, problem: Problem, prior: Prior, *, generator: Generators = None) -> Result:
         """Solve, with a progress bar if the output is a terminal."""

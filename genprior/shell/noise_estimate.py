@@ -1,0 +1,97 @@
+"""`--sigma auto`: how much white noise a photo holds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PATCHES = 40_000
+"""Most patches that are looked at, evenly spaced."""
+
+
+WHITE = 0.5
+"""Noise counts as white where patches show at least this share of what the finest details show."""
+
+
+def estimated_noise(photo: Tensor, measured: Tensor | None = None) -> float:
+    """Estimate the std of white noise in a photo; 0 where there is nothing to measure.
+
+    From patches of all colours, which tell texture from noise. After JPEG compression colours have
+    next to no fine noise, and patches would find none: then the finest details of each channel
+    decide, and a warning says that the estimate is rough. What touches black, white or a missing
+    pixel is left out: noise is cut off there, or absent.
+
+    Args:
+        photo: (C, H, W), pixels in [0, 1].
+        measured: (1 or C, H, W), True where there is a pixel; None for everywhere.
+    """
+    if len(photo) > 1 and bool((photo == photo[:1]).all()):
+        photo = photo[:1]  # a grey photo in three channels has the noise of one
+    pixels = photo.double().cpu()
+    usable = ((pixels > 0) & (pixels < 1)).all(0)
+    if measured is not None:
+        usable = usable & measured.cpu().all(0)
+    patches, details = _from_patches(pixels, usable), _from_details(pixels, usable)
+    if patches >= WHITE * details:
+        return patches
+    if patches > 0:
+        warnings.warn(
+            f"the photo's noise is not white (as after JPEG compression): --sigma auto takes "
+            f"{details:.3g}, a rough guess; give a larger number if grain is left",
+            stacklevel=2,
+        )
+    return details
+
+
+def _from_patches(pixels: Tensor, usable: Tensor) -> float:
+    """Take the smallest eigenvalues of the patches' covariance as the noise's variance.
+
+    Patches of a photo fill few directions, noise fills all. Of the sorted eigenvalues, as many of
+    the largest are left out as it takes for the rest to have a mean no larger than their median.
+
+    Source: Chen, Zhu, Heng 2015, "An efficient statistical method for image noise level
+        estimation". Differs: all colours in one patch.
+    """
+    for side in (6, 4):
+        patches = _patches(pixels, usable, side)
+        if len(patches) < 3 * patches.shape[1]:
+            continue
+        values = torch.linalg.eigvalsh(torch.cov(patches.T))
+        rests = (values[:count] for count in range(len(values), 0, -1))
+        variance = next(rest.mean() for rest in rests if rest.mean() <= rest.median())
+        return math.sqrt(max(variance.item(), 0.0))
+    return 0.0
+
+
+def _from_details(pixels: Tensor, usable: Tensor) -> float:
+    """Take the median absolute value of the finest diagonal wavelet details, mean over channels.
+
+    Source: Donoho, Johnstone 1994, with Daubechies' second wavelet, as scikit-image's
+        estimate_sigma.
+    """
+    root = math.sqrt(3)
+    detail = torch.tensor([1 - root, root - 3, 3 + root, -1 - root], dtype=torch.float64)
+    detail = detail / (4 * math.sqrt(2))
+    if min(usable.shape) < len(detail):
+        return 0.0
+    found = F.conv2d(pixels[:, None], torch.outer(detail, detail)[None, None], stride=2)[:, 0]
+    whole = -F.max_pool2d(-usable.double()[None], len(detail), stride=2)[0] > 0
+    if int(whole.sum()) < 16:
+        return 0.0
+    normal_median = 0.6744897501960817
+    return found[:, whole].abs().median(1).values.mean().item() / normal_median
+
+
+def _patches(pixels: Tensor, usable: Tensor, side: int) -> Tensor:
+    """Return the patches (n, C side^2) whose every pixel is usable."""
+    if min(usable.shape) < side:
+        return pixels.new_zeros(0, pixels.shape[0] * side**2)
+    whole = -F.max_pool2d(-usable.double()[None], side, stride=1)[0]
+    corners = whole.nonzero()
+    corners = corners[:: max(1, math.ceil(len(corners) / PATCHES))]
+    windows = pixels.unfold(1, side, 1).unfold(2, side, 1)
+    return windows[:, corners[:, 0], corners[:, 1]].transpose(0, 1).flatten(1)
