@@ -103,7 +103,8 @@ def write_image(path: str | Path, x: Tensor, *, bits: int = 8, force: bool = Fal
         encoded = _encode_png16(values.astype(">u2"))
     else:
         buffer = io.BytesIO()
-        image = Image.fromarray(values.astype(np.uint8).squeeze())
+        pixels8 = values.astype(np.uint8)
+        image = Image.fromarray(pixels8[..., 0] if pixels8.shape[-1] == 1 else pixels8)
         image.save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
         encoded = buffer.getvalue()
     write_atomically(path, encoded)

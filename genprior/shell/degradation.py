@@ -137,7 +137,7 @@ class Degradation:
             return None
         shapes: dict[str, Callable[..., Tensor]] = {
             "gaussian": kernel_shapes.gaussian,
-            "motion": kernel_shapes.motion,
+            "motion": lambda length, angle: kernel_shapes.motion(length, angle),
             "disk": kernel_shapes.disk,
             "uniform": lambda size: kernel_shapes.uniform(_whole(size)),
         }
@@ -202,6 +202,8 @@ def _call(shape: Callable[..., Tensor], what: str, text: str, values: list[float
         return shape(*values)
     except TypeError as error:
         raise ValueError(f"--{what} {text} is not understood: see --help") from error
+    except ValueError as error:
+        raise ValueError(f"--{what} {text}: {error}") from error
 
 
 def _value(text: str) -> float | str:
