@@ -228,6 +228,18 @@ def test_mask_threshold(place, capsys):
         assert f"measured  {share}" in capsys.readouterr().out
 
 
+def test_width_of_strokes(place, capsys):
+    """Would catch a width that is read and forgotten: scratches half as wide miss half as much."""
+    photo(64, 64)
+    shares = []
+    for width in (2, 4):
+        restore("--task", "inpaint", "--mask", f"strokes:1,{width}", "--force")
+        found = re.search(r"measured  ([\d.]+)%", capsys.readouterr().out)
+        assert found
+        shares.append(100 - float(found[1]))
+    assert shares[1] / shares[0] == pytest.approx(2, rel=0.3)
+
+
 # Output
 
 

@@ -27,7 +27,8 @@ class Degradation:
     Attributes:
         task: What to undo.
         mask: For inpaint: an image file, white where measured; or drawn: box:SIDE, random:SHARE
-            missing, half:left|right|top|bottom, stripes:MEASURED,MISSING, strokes:NUMBER.
+            missing, half:left|right|top|bottom, stripes:MEASURED,MISSING, strokes:NUMBER or
+            strokes:NUMBER,WIDTH in pixels (a tenth of the shorter side).
         invert_mask: White is missing instead.
         mask_threshold: In (0, 1): grey levels of a mask file from here on count as white. Without
             it a mask must be black and white.
@@ -158,7 +159,9 @@ class Degradation:
             "stripes": lambda measured, missing: mask_shapes.stripes(
                 size, measured=_whole(measured), missing=_whole(missing)
             ),
-            "strokes": lambda number: mask_shapes.strokes(size, number=_whole(number), **many),
+            "strokes": lambda number, width=None: mask_shapes.strokes(
+                size, number=_whole(number), width=width, **many
+            ),
         }
         name, numbers = _parse("mask", self.mask, shapes)
         if numbers is None:
