@@ -38,6 +38,9 @@ from genprior.priors import Prior
 
 SEED = 0
 
+LARGEST = 350_000
+"""Bytes that a picture in a repository may take."""
+
 
 def photo(name: str, side: int) -> Tensor:
     """Open one of scikit-image's photos, the middle of it, (1, 3, side, side)."""
@@ -85,15 +88,25 @@ def hole(side: int, prior: Prior, label: str) -> list[plots.Row]:
 
 
 def save(lines: list[plots.Row], path: Path, samples: int) -> None:
-    """Draw rows into a PNG of 256 colours, a third of the size of one of all colours."""
+    """Draw rows into a PNG; one that takes too much room gets 256 colours, then fewer pixels."""
     buffer = io.BytesIO()
     plots.draw(lines, path=buffer, samples=samples)  # pyright: ignore[reportArgumentType]
-    picture = Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    compact = io.BytesIO()
-    picture.save(compact, format="PNG", optimize=True)
+    picture = Image.open(buffer).convert("RGB")
+    content = _encoded(picture)
+    for scale in (1.0, 0.85, 0.7, 0.6, 0.5):
+        if len(content) <= LARGEST:
+            break
+        size = round(scale * picture.width), round(scale * picture.height)
+        content = _encoded(picture.resize(size, Image.Resampling.LANCZOS).quantize(256))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, compact.getvalue())
-    print(f"wrote {path}, {len(compact.getvalue()) / 1e3:.0f} kB", flush=True)
+    write_atomically(path, content)
+    print(f"wrote {path}, {len(content) / 1e3:.0f} kB", flush=True)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def main() -> None:
