@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -308,3 +309,85 @@ class DPMSolver(Sampler):
                 x = lower / sigma * x - torch.expm1(-h) * extrapolated
             before = x0, h
             yield x
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """A multistep walk of third order in log sigma, corrected after each evaluation.
+
+        x' = (sigma' / sigma) x + sum_j w_j x0_j,   w_j = int_0^h e^-(h-t) L_j(t) dt
+        h = log(sigma / sigma')
+
+    with Lagrange's polynomials L_j through the last three x0. Once x0' is known at (x', sigma'),
+    the step is taken again with it as a fourth, which costs no evaluation. For a Gaussian the
+    variance is wrong by a tenth of what DPM-Solver++(2M) leaves at 20 evaluations. Steps longer
+    than `longest` are DPM-Solver++(2M)'s, as polynomials that reach too far swing.
+
+    Attributes:
+        longest: h from which on extrapolating over three x0 is worse than over two.
+
+    Source: Zhao et al. 2023, arXiv:2302.04867, Algorithms 5 and 6 (data prediction, order 3).
+        Differs: the weights integrate the polynomials exactly, the choice of Hochbruck,
+        Ostermann 2005 for exponential multistep methods.
+    """
+
+    longest: float = 0.8
+
+    def _walk(
+        self, denoise: _Observed, x: Tensor, sigmas: Tensor, generator: Generators
+    ) -> Iterator[Tensor]:
+        predictors, correctors = self._weights(sigmas)
+        known: list[Tensor] = []
+        before = x
+        for i in range(len(sigmas) - 1):
+            x0 = denoise(x, sigmas[i], i)
+            if i > 0:
+                shrink = per_row(sigmas[i] / sigmas[i - 1], x)
+                x = shrink * before + _combine(correctors[i - 1], [x0, *known])
+            known = [x0, *known[:2]]
+            shrink = per_row(sigmas[i + 1] / sigmas[i], x)
+            before, x = x, shrink * x + _combine(predictors[i], known)
+            yield x
+
+    def _weights(self, sigmas: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return for each step the weights of x0s, newest first: (1 to 3, ...), (2 to 4, ...)."""
+        places = -sigmas.double().log()
+        predictors, correctors = [], []
+        for i in range(len(sigmas) - 1):
+            h = places[i + 1] - places[i]
+            nodes = [places[j] - places[i] for j in range(i, max(-1, i - 3), -1)]
+            predictor, corrector = _adams(nodes, h), _adams([h, *nodes], h)
+            # Steps of length zero have no polynomial either.
+            short = (h <= self.longest) & corrector.isfinite().all(0) & predictor.isfinite().all(0)
+            fallback = torch.zeros_like(predictor)
+            fallback[0] = -torch.expm1(-h)
+            if i > 0:
+                slope = torch.where(nodes[1] == 0, 0, -h / (2 * nodes[1]))
+                fallback[:2] = fallback[0] * torch.stack([1 + slope, -slope])
+            predictor = torch.where(short, predictor, fallback)
+            kept = torch.cat([torch.zeros_like(h)[None], predictor])
+            predictors.append(predictor.to(sigmas))
+            correctors.append(torch.where(short, corrector, kept).to(sigmas))
+        return predictors, correctors
+
+
+def _adams(nodes: list[Tensor], h: Tensor) -> Tensor:
+    """Integrate e^-(h-t) L_j(t) over [0, h] for Lagrange's polynomials on `nodes`.
+
+    By quadrature, which does not cancel for small h as closed forms do.
+    """
+    at, weight = (torch.from_numpy(v).to(h) for v in np.polynomial.legendre.leggauss(8))
+    t = per_row((at + 1) / 2, h[None]) * h
+    kernel = per_row(weight / 2, h[None]) * h * torch.exp(t - h)
+    integrals = []
+    for j, node in enumerate(nodes):
+        others = [other for k, other in enumerate(nodes) if k != j]
+        value = kernel
+        for other in others:
+            value = value * (t - other) / (node - other)
+        integrals.append(value.sum(0))
+    return torch.stack(integrals)
+
+
+def _combine(weights: Tensor, images: list[Tensor]) -> Tensor:
+    return sum(per_row(w, x) * x for w, x in zip(weights, images, strict=True))  # type: ignore

@@ -51,6 +51,7 @@ def noise_grid(
     *,
     below_noise: float = 0.1,
     below_data: float = 0.03,
+    top: float = 1.0,
 ) -> Tensor:
     """Space noise levels evenly in log sigma, down to a share of each row's own noise.
 
@@ -61,6 +62,8 @@ def noise_grid(
         below_noise: The last sigma as a share of that width; the walk loses its square from the
             variance.
         below_data: The same for the data's standard deviation.
+        top: The first sigma as a share of `ABOVE_DATA` data standard deviations, or of the
+            prior's largest where that is less.
     Returns:
         (steps, B).
     """
@@ -70,7 +73,7 @@ def noise_grid(
     low = torch.where(width > 0, (below_noise * width).clamp(max=below_data * scale), low)
     smallest, largest = prior.sigma_range
     low = low.clamp(min=smallest)
-    high = torch.maximum(low, torch.full_like(low, min(largest, ABOVE_DATA * scale)))
+    high = torch.maximum(low, torch.full_like(low, top * min(largest, ABOVE_DATA * scale)))
     return samplers.log_uniform(high, low, steps, like=problem.y)
 
 

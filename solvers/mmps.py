@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
+from genprior.priors.samplers import Sampler, UniPC
 from genprior.solvers.base import Counted
 from genprior.solvers.krylov import krylov_solve
 from genprior.solvers.levels import noise_grid
@@ -36,8 +37,8 @@ class MMPS(_GuidedWalk):
         tolerance: Relative residual at which the system counts as solved.
 
     Source: Rozet et al. 2024, arXiv:2405.13712, section 4 (with conjugate gradients and a
-        DDPM or DDIM walk). Differs: the walk is DPM-Solver++(2M) on log-uniform levels that
-        follow sigma_y, started about E[x0 | y]; generalised conjugate residuals, preconditioned
+        DDPM or DDIM walk). Differs: the walk is UniPC on log-uniform levels that follow sigma_y,
+        started at the second order in 1 / sigma; generalised conjugate residuals, preconditioned
         by the system of V = v I where A A^T is diagonal in closed form.
     """
 
@@ -47,6 +48,7 @@ class MMPS(_GuidedWalk):
     steps: int = 20
     iterations: int = 5
     tolerance: float = 1e-2
+    sampler: Sampler = UniPC()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,15 +56,26 @@ class MMPS(_GuidedWalk):
             raise ValueError(f"MMPS: iterations must be at least 1, not {self.iterations}")
 
     def _grid(self, problem: Problem, prior: Counted) -> Tensor:
-        return noise_grid(problem, prior, self.sampler.steps(max(1, self.steps - 1)))
+        levels = self.sampler.steps(max(1, self.steps - 2))
+        return noise_grid(problem, prior, levels, below_noise=0.05, top=0.5)
 
     def _start(self, walk: Walk) -> Tensor:
-        """Draw x about E[x0 | y], one evaluation, so that the walk need not find it."""
-        x = walk.start()
-        if self.steps == 1:
-            return x
-        mean = walk.prior.data_mean.to(x).expand_as(x)
-        return walk.keep_sound(x - mean + self._guide(walk, mean, walk.sigmas[0]), x)
+        """Draw x at sigma about E[x0 | y], and give it the posterior's own variance V there.
+
+            m = E[x0 | x_sigma = data_mean, y],   x = m + sigma n
+            x + (E[x0 | x_sigma = x, y] - m) / 2 = m + (sigma + V / (2 sigma)) n
+
+        The probability flow from infinity begins so. Two evaluations, which let the walk begin
+        at half the height that a start ignorant of V asks for.
+        """
+        if self.steps < 3:
+            return walk.start()
+        sigma = walk.sigmas[0]
+        n = walk.noise(walk.problem.y.new_empty(walk.shape))
+        mean = walk.prior.data_mean.to(n).expand_as(n)
+        mean = walk.keep_sound(self._guide(walk, mean, sigma), mean)
+        x = mean + per_row(sigma, n) * n
+        return walk.keep_sound(x + (self._guide(walk, x, sigma) - mean) / 2, x)
 
     def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
         problem = walk.problem

@@ -8,7 +8,7 @@ import torch
 from genprior.metrics import sliced_wasserstein
 from genprior.operators.random import normal
 from genprior.priors import Gaussian, GaussianMixture, samplers
-from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
+from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, UniPC
 
 HIGH, LOW = 20.0, 0.02
 STD = torch.tensor([0.5, 0.2, 0.05], dtype=torch.float64)
@@ -33,16 +33,32 @@ def flow_error(sampler, evaluations, grid=samplers.log_uniform):
 
 @pytest.mark.parametrize(
     ("sampler", "order"),
-    [(Euler(), 1), (Heun(), 2), (DPMSolver(), 2)],
-    ids=["euler", "heun", "2m"],
+    [(Euler(), 1), (Heun(), 2), (DPMSolver(), 2), (UniPC(), 4), (UniPC(longest=0.0), 2)],
+    ids=["euler", "heun", "2m", "unipc", "unipc, long steps"],
 )
 @pytest.mark.parametrize("grid", [samplers.log_uniform, samplers.rho_grid])
 def test_order_of_convergence(sampler, order, grid):
-    """Would catch a wrong coefficient of the second-order terms, which only costs accuracy."""
+    """Would catch a wrong coefficient of the higher-order terms, which only costs accuracy."""
     evaluations = [160, 320, 640]
     errors = [math.log(flow_error(sampler, n, grid)) for n in evaluations]
     slopes = [(errors[i] - errors[i + 1]) / math.log(2) for i in range(2)]
     assert slopes == pytest.approx([order, order], abs=0.3)
+
+
+def test_corrector_pays_at_twenty_evaluations():
+    """Would catch a corrector that forgets the newest x0 or corrects the wrong x."""
+    assert flow_error(UniPC(), 20) < flow_error(DPMSolver(), 20) / 10
+
+
+def test_steps_of_length_zero():
+    """Would catch polynomials through the same place twice: NaN where a row has one level."""
+    prior = gaussian()
+    high = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    sigmas = samplers.log_uniform(high, 0.5, 8, like=high)
+    x = normal((2, 1, 1, 3), torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = UniPC()(prior.denoise, x, sigmas)
+    assert torch.equal(found[1], prior.denoise(x, 0.5)[1])
+    assert found.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +100,7 @@ MIXTURE_SAMPLERS = {
     "churn": Heun(churn=10.0),
     "2m": DPMSolver(),
     "stochastic": DPMSolver(stochastic=True),
+    "unipc": UniPC(),
 }
 
 
