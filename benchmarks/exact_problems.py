@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,6 +19,17 @@ FLOAT = torch.float64
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
+    flat = samples.flatten(1)
+    return flat.mean(0), torch.cov(flat.T)
+
+
+def summary(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    v = torch.tensor(list(values), dtype=torch.float64)
+    return float(v.mean()), float(v.std() / math.sqrt(len(v))) if len(v) > 1 else math.nan
 
 
 class Spheres(DenoisingPrior):

@@ -16,18 +16,16 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from exact_problems import Oracle, Spheres, curve, mcgdiff, random_field, seeded
+from exact_problems import curve, moments, random_field, seeded, summary
+from mixtures import mixture_rows
 from torch import Tensor
 
-from genprior.metrics import coverage, gaussian_kl, sbc_ranks, sliced_wasserstein
+from genprior.metrics import coverage, gaussian_kl, sbc_ranks
 from genprior.operators import GaussianNoise, Inpainting, Problem
-from genprior.operators.base import concrete
-from genprior.priors.samplers import DDIM, DPMSolver, log_uniform, start
 from genprior.solvers import (
     DAPS,
     DDNM,
@@ -63,21 +61,14 @@ SOLVERS = {
 }
 
 
-def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
-    flat = samples.flatten(1)
-    return flat.mean(0), torch.cov(flat.T)
-
-
-def summary(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
-    v = torch.tensor(list(values), dtype=torch.float64)
-    return float(v.mean()), float(v.std() / math.sqrt(len(v))) if len(v) > 1 else math.nan
-
-
-def gaussian_rows(seeds: range, sigmas: list[float], draws: int = 2000) -> Iterable[Row]:
+def gaussian_rows(
+    seeds: range, sigmas: list[float], only: list[str] | None = None, *, draws: int = 2000
+) -> Iterable[Row]:
     """1a. KL of the samples' exact law where the walk is affine, and of `draws` samples."""
     for sigma in sigmas:
         for name, solver in {"floor": None, "data ignored": None, **SOLVERS}.items():
+            if only and name not in only:
+                continue
             some = seeds[:3] if name == "DPS published" else seeds
             results = [_gaussian(name, solver, seed, sigma, draws) for seed in some]
             (kl, se), (law_kl, law_se) = (summary(r[i] for r in results) for i in (0, 1))
@@ -95,6 +86,8 @@ def gaussian_rows(seeds: range, sigmas: list[float], draws: int = 2000) -> Itera
                 "variance seen": summary(r[2] for r in results)[0],
                 "variance missing": summary(r[3] for r in results)[0],
             }
+        if only and "REDDiff" not in only:
+            continue
         error = [_reddiff_error(seed, sigma) for seed in seeds]
         mean, se = summary(error)
         yield {
@@ -142,90 +135,6 @@ def _reddiff_error(seed: int, sigma: float) -> float:
     mean, covariance = posterior_law(prior, problem)
     found = REDDiff()(problem, prior, generator=seeded(seed)).mean.flatten()
     return float(((found - mean) / covariance.diag().sqrt()).square().mean().sqrt())
-
-
-def mixture_rows(
-    dimensions: tuple[int, ...], replicates: int, few: int, draws: int = 1000
-) -> Iterable[Row]:
-    """1b. `few` replicates for the methods that the table only reports."""
-    chosen = {
-        "floor": None,
-        "oracle, 20": None,
-        "oracle ancestral, 20": None,
-        "data ignored": None,
-        "MMPS, 20": MMPS(),
-        "SMC 4000": SMC(particles=4000),
-        "SMC 1000": SMC(particles=1000),
-        "PiGDM": PiGDM(),
-        "DAPS": DAPS(),
-        "DiffPIR": DiffPIR(),
-        "DDRM": DDRM(),
-        "DDNM": DDNM(),
-        "DPS": DPS(),
-    }
-    for d in dimensions:
-        for m in (1, 4):
-            for name, solver in chosen.items():
-                rare = isinstance(solver, (PiGDM, DAPS, DiffPIR, DDRM, DDNM, DPS))
-                count = min(few if rare else replicates, replicates)
-                results = [_mixture(name, solver, d, m, seed, draws) for seed in range(count)]
-                distance, se = summary(r[0] for r in results)
-                yield {
-                    "table": "1b",
-                    "case": f"d {d}, m {m}",
-                    "solver": name,
-                    "replicates": count,
-                    "sliced W1": distance,
-                    "se": se,
-                    "log p bias": summary(r[1] for r in results)[0],
-                    "log p bias se": summary(r[1] for r in results)[1],
-                    "variance ratio": summary(r[2] for r in results)[0],
-                    "seconds": summary(r[3] for r in results)[0],
-                }
-
-
-def _mixture(
-    name: str, solver: Solver | None, d: int, m: int, seed: int, draws: int
-) -> tuple[float, ...]:
-    prior, problem = mcgdiff(d, m, 5000 + seed)
-    posterior = prior.exact.posterior(problem)
-    exact = posterior.sample(draws, generator=seeded(seed))[0]
-    generator, begin = seeded(100 + seed), time.perf_counter()
-    if name == "floor":
-        found = posterior.sample(draws, generator=generator)[0]
-    elif name == "data ignored":
-        found = prior.sample(draws, generator=generator)
-    elif solver is None:
-        found = _oracle_walk(Oracle(prior, problem), problem, name, draws, generator)
-    else:
-        found = solver(
-            problem, prior, num_samples=draws, batch_size=10**5, generator=generator
-        ).samples[0]
-    seconds = time.perf_counter() - begin
-    distance = float(sliced_wasserstein(found, exact, directions=200, generator=seeded(seed)))
-    bias = _mean_log_prob(prior, problem, found) - _mean_log_prob(prior, problem, exact)
-    ratio = moments(found)[1].trace() / moments(exact)[1].trace()
-    return distance, bias, float(ratio), seconds
-
-
-def _mean_log_prob(prior: Spheres, problem: Problem, samples: Tensor) -> float:
-    """Mean of log p(x | y) up to the evidence, which cancels in the bias."""
-    rows = problem.take(torch.zeros(len(samples), dtype=torch.long))
-    return float((prior.exact.log_prob(samples) + rows.log_likelihood(samples)).mean())
-
-
-def _oracle_walk(
-    oracle: Oracle, problem: Problem, name: str, draws: int, generator: torch.Generator
-) -> Tensor:
-    sampler = DDIM(eta=1.0) if "ancestral" in name else DPMSolver()
-    last = 0.1 * float(problem.noise.sigma)  # type: ignore[union-attr]
-    # one evaluation for the start's mean, as MMPS does, and 19 levels
-    grid = log_uniform(oracle.sigma_range[1] / 2, min(last, 0.1), 19).double()
-    shape = (draws, *concrete(problem.operator.image_shape))
-    x = start(oracle, shape, grid[0], generator=generator, dtype=torch.float64)
-    mean = oracle.data_mean.expand_as(x)
-    x = x - mean + oracle.denoise(mean, grid[0])
-    return sampler(oracle.denoise, x, grid, generator=generator)
 
 
 def field_rows(draws: int = 100) -> Iterable[Row]:
@@ -292,7 +201,13 @@ def _likelihood(prior, x: Tensor, sigma: float, w: Tensor, y: float) -> tuple[Te
     return exact, mean, variance
 
 
-def coverage_rows(ranks: dict[str, Tensor], problems: int = 200, draws: int = 19) -> Iterable[Row]:
+def coverage_rows(
+    ranks: dict[str, Tensor],
+    only: list[str] | None = None,
+    *,
+    problems: int = 200,
+    draws: int = 19,
+) -> Iterable[Row]:
     """Coverage of 90 % intervals over draws of x and y; fills in `ranks` for the figure."""
     prior, _ = gaussian_field(7000)
     x = prior.sample(problems, generator=seeded(1))
@@ -300,8 +215,9 @@ def coverage_rows(ranks: dict[str, Tensor], problems: int = 200, draws: int = 19
     operator = Inpainting(masks.reshape(-1, 1, 4, 4))
     problem = Problem.simulate(x, operator, GaussianNoise(0.05), generator=seeded(2))
     shipped = {k: v for k, v in SOLVERS.items() if "published" not in k}
-    chosen = {"MMPS": MMPS(), "SMC": SMC(), **shipped} | {"SMC": SMC()}
-    for name, solver in chosen.items():
+    for name, solver in (shipped | {"SMC": SMC()}).items():
+        if only and name not in only:
+            continue
         samples = solver(problem, prior, num_samples=draws, generator=seeded(3)).samples
         mean, se = summary(coverage(samples, x, 0.9).tolist())
         ranks[name] = sbc_ranks(samples, x, generator=seeded(4)).flatten()
@@ -341,18 +257,23 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="deepinv and azula on 1a")
     parser.add_argument("--only", nargs="*", default=["1a", "1b", "1c", "1d", "coverage"])
     parser.add_argument("--sigmas", nargs="*", type=float, default=[0.01, 0.05, 0.2])
+    parser.add_argument("--cells", nargs="*", type=_pair, help="of 1b, as 8,1 80,4")
+    parser.add_argument("--rows", nargs="*", help="of 1a, 1b and coverage, by name")
     parser.add_argument("--replicates", type=int, default=20)
     parser.add_argument("--few", type=int, default=5)
+    parser.add_argument("--problems", type=int, default=200, help="of the coverage table")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     ranks: dict[str, Tensor] = {}
-    dimensions = (8, 80, 800) if options.full else (8, 80)
+    if options.cells is None:
+        dimensions = (8, 80, 800) if options.full else (8, 80)
+        options.cells = [(d, m) for d in dimensions for m in (1, 4)]
     tables: dict[str, Callable[[], Iterable[Row]]] = {
-        "1a": lambda: gaussian_rows(range(5000, 5010), options.sigmas),
-        "1b": lambda: mixture_rows(dimensions, options.replicates, options.few),
+        "1a": lambda: gaussian_rows(range(5000, 5010), options.sigmas, options.rows),
+        "1b": lambda: mixture_rows(options.cells, options.replicates, options.few, options.rows),
         "1c": field_rows,
         "1d": likelihood_rows,
-        "coverage": lambda: coverage_rows(ranks),
+        "coverage": lambda: coverage_rows(ranks, options.rows, problems=options.problems),
     }
     if options.peers:
         from peers import peer_rows
@@ -367,6 +288,11 @@ def main() -> None:
             print("  ".join(shown), flush=True)
         write(rows, options.out / "truth.csv")
     draw(rows, ranks, options.out)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    d, m = text.split(",")
+    return int(d), int(m)
 
 
 def write(rows: list[Row], path: Path) -> None:
