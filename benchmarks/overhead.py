@@ -1,11 +1,14 @@
 """What a solver costs beside its network: time of a solve over time of the evaluations alone.
 
-    python benchmarks/overhead.py --out overhead.csv [--peers]
+    python benchmarks/overhead.py --out overhead.csv [--peers] [--memory]
 
-The network is a stack of convolutions without sleeps, calibrated to 1 and to 10 ms for a forward
-at 3x64x64 on one thread; vector-Jacobian products are counted at their own measured cost.
-Network and solver alternate in one run, and the median ratio counts, of processor time on one
-thread: other work on the machine then cancels.
+The network is a stack of convolutions without sleeps, calibrated to 10 and to 1 ms for a forward
+at 3x64x64 on one thread. A solve's evaluations are written down once: batch, noise level, with a
+graph or without, how many vector-Jacobian products. Then the solve and these evaluations alone
+take turns, and the median of the rounds' ratios counts, of processor time on one thread: other
+work on the machine then cancels. `spread` is half the distance between the ratios' quartiles.
+
+Memory is the peak of live tensors in a solve over that in its evaluations alone.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +68,16 @@ SOLVERS: list[Solver] = [
 ]
 
 
+@dataclass
+class Evaluation:
+    """One forward of the network, and the vector-Jacobian products taken through it."""
+
+    shape: tuple[int, ...]
+    sigma: Tensor
+    graph: bool
+    vjps: int = 0
+
+
 class Network(DenoisingPrior):
     """A Wiener filter plus a small share of a convolutional network of some width."""
 
@@ -75,6 +89,7 @@ class Network(DenoisingPrior):
         for _ in range(depth):
             layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
         self.network = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1))
+        self.record: list[Evaluation] | None = None
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
@@ -88,7 +103,21 @@ class Network(DenoisingPrior):
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         noise2 = per_row(sigma, x) ** 2
         scaled = (x - 0.5) / (0.25**2 + noise2).sqrt()
-        return 0.5 + 0.25**2 / (0.25**2 + noise2).sqrt() * scaled + 1e-3 * self.network(scaled)
+        out = 0.5 + 0.25**2 / (0.25**2 + noise2).sqrt() * scaled + 1e-3 * self.network(scaled)
+        if self.record is not None:
+            self._write_down(x, torch.as_tensor(sigma), out)
+        return out
+
+    def _write_down(self, x: Tensor, sigma: Tensor, out: Tensor) -> None:
+        assert self.record is not None
+        evaluation = Evaluation(tuple(x.shape), sigma.detach().clone(), out.requires_grad)
+        self.record.append(evaluation)
+
+        def count(gradient: Tensor) -> None:
+            evaluation.vjps += 1
+
+        if out.requires_grad:
+            out.register_hook(count)
 
 
 def median_time(run: Callable[[], Any], repeats: int = 15) -> float:
@@ -100,17 +129,20 @@ def median_time(run: Callable[[], Any], repeats: int = 15) -> float:
     return statistics.median(times)
 
 
-def calibrated(milliseconds: float) -> Network:
-    """Widen and deepen until a forward takes about so long."""
+def calibrated(milliseconds: float) -> tuple[Network, float]:
+    """The network whose forward takes nearest to so long, and how long it takes."""
     x, sigma = torch.rand(1, *SHAPE), torch.ones(1)
-    best = Network(4, 1)
-    for width in (4, 8, 16, 32):
-        for depth in (1, 2, 3, 4, 6, 8):
-            network = Network(width, depth)
-            if 1000 * median_time(lambda n=network: n.denoise(x, sigma), 7) > milliseconds:
-                return network
-            best = network
-    return best
+    found: list[tuple[float, Network, float]] = []
+    with torch.no_grad():
+        for width in (8, 12, 16, 24, 32):
+            for depth in range(1, 13):
+                network = Network(width, depth)
+                took = 1000 * median_time(lambda n=network: n.denoise(x, sigma), 9)
+                found.append((abs(took - milliseconds), network, took))
+                if took > 1.3 * milliseconds:
+                    break
+        _, network, _ = min(found, key=lambda f: f[0])
+        return network, 1000 * median_time(lambda: network.denoise(x, sigma), 50)
 
 
 def problems() -> dict[str, Problem]:
@@ -127,45 +159,77 @@ def problems() -> dict[str, Problem]:
     }
 
 
-def ratio(solver: Solver, problem: Problem, network: Network, repeats: int) -> float:
-    """Median over rounds of (solve) / (forwards and VJPs alone, in the same round)."""
-    x, sigma = torch.rand(1, *SHAPE), torch.ones(1)
+def evaluations_of(run: Callable[[], Any], network: Network) -> list[Evaluation]:
+    """What `run` asks of the network."""
+    network.record = evaluations = []
+    run()
+    network.record = None
+    return evaluations
 
-    def with_graph() -> tuple[Tensor, Tensor]:
-        leaf = x.clone().requires_grad_()
-        return leaf, network.denoise(leaf, sigma)
 
-    cost = solver(problem, network)
+def alone(evaluations: list[Evaluation], network: Network) -> None:
+    """The same evaluations without anything else."""
+    for evaluation in evaluations:
+        x = torch.full(evaluation.shape, 0.5)
+        if not evaluation.graph:
+            with torch.no_grad():
+                network.denoise(x, evaluation.sigma)
+            continue
+        with torch.enable_grad():
+            out = network.denoise(x.requires_grad_(), evaluation.sigma)
+        for left in reversed(range(evaluation.vjps)):
+            torch.autograd.grad(out, x, out.detach(), retain_graph=left > 0)
+        del out
+
+
+def peak_memory(run: Callable[[], Any]) -> int:
+    """Most bytes of tensors that were alive at once during `run`, what it found aside."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    assert profile.profiler is not None
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def measured(
+    run: Callable[[], Any], network: Network, options: argparse.Namespace
+) -> dict[str, object]:
+    """Ratio, its spread, evaluations, and memory of one solve."""
+    run()
+    evaluations = evaluations_of(run, network)
     ratios = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        solver(problem, network)
-        solved = time.process_time() - begin
-        begin = time.process_time()
-        done = 0.0
-        for _ in range(round(cost.forwards)):
-            if cost.vjps == 0:
-                with torch.no_grad():
-                    network.denoise(x, sigma)
-                continue
-            leaf, out = with_graph()
-            done += cost.vjps / cost.forwards
-            while done >= 1:
-                torch.autograd.grad(out, leaf, out, retain_graph=True)
-                done -= 1
-        ratios.append(solved / (time.process_time() - begin))
-    return statistics.median(ratios)
+    for _ in range(options.repeats):
+        times = []
+        for part in (run, lambda: alone(evaluations, network)):
+            begin = time.process_time()
+            part()
+            times.append(time.process_time() - begin)
+        ratios.append(times[0] / times[1])
+    low, _, high = statistics.quantiles(ratios, n=4)
+    found: dict[str, object] = {
+        "forwards": sum(e.shape[0] for e in evaluations),
+        "vjps": sum(e.shape[0] * e.vjps for e in evaluations),
+        "ratio": round(statistics.median(ratios), 3),
+        "spread": round((high - low) / 2, 3),
+    }
+    if options.memory:
+        own = peak_memory(lambda: alone(evaluations, network))
+        found["memory"] = round(peak_memory(run) / own, 2)
+    return found
 
 
-def deepinv_rows(network: Network, milliseconds: float, repeats: int) -> list[dict[str, object]]:
-    """deepinv's DDRM and DiffPIR on the same network, mask and circular blur."""
+def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """deepinv's solvers on the same network: (operator, name, run)."""
     import deepinv
 
     class Model(deepinv.models.Denoiser):
-        calls = 0
-
         def forward(self, x: Tensor, sigma: float | Tensor, **_: object) -> Tensor:
-            Model.calls += 1
             return network.denoise(x, torch.as_tensor(sigma).flatten()[0])
 
     mask = masks.box(SHAPE[1:], size=24).float().expand(SHAPE)
@@ -179,68 +243,51 @@ def deepinv_rows(network: Network, milliseconds: float, repeats: int) -> list[di
         ),
         "blur": deepinv.physics.BlurFFT(SHAPE, filter=kernel, noise_model=noise),
         "spatial blur": deepinv.physics.Blur(filter=kernel, padding="circular"),
+        "superres": deepinv.physics.Downsampling(SHAPE, filter="bicubic", factor=4),
     }
-    x, sigma, rows = torch.rand(1, *SHAPE), torch.ones(1), []
+    model, levels = Model(), torch.linspace(1, 0, STEPS).numpy()
+    solvers: dict[str, Any] = {
+        "deepinv DPS": deepinv.sampling.DPS(
+            model, deepinv.optim.L2(), num_steps=STEPS, verbose=False
+        ),
+        "deepinv DiffPIR": deepinv.sampling.DiffPIR(
+            model, deepinv.optim.L2(), sigma=0.05, max_iter=STEPS
+        ),
+        "deepinv DDRM": deepinv.sampling.DDRM(model, sigmas=levels),
+    }
     for name, operator in physics.items():
         y = operator(torch.rand(1, *SHAPE))
-        solvers: dict[str, Any] = {
-            "deepinv DiffPIR": deepinv.sampling.DiffPIR(
-                Model(), deepinv.optim.L2(), sigma=0.05, max_iter=STEPS
-            )
-        }
-        if name != "spatial blur":
-            levels = torch.linspace(1, 0, STEPS).numpy()
-            solvers["deepinv DDRM"] = deepinv.sampling.DDRM(Model(), sigmas=levels)
         for solver_name, solver in solvers.items():
-            ratios = []
-            for _ in range(repeats):
-                Model.calls, begin = 0, time.process_time()
-                with torch.no_grad():
-                    solver(y, operator)
-                solved, begin = time.process_time() - begin, time.process_time()
-                with torch.no_grad():
-                    for _ in range(Model.calls):
-                        network.denoise(x, sigma)
-                ratios.append(solved / (time.process_time() - begin))
-            rows.append(
-                {
-                    "milliseconds": milliseconds,
-                    "operator": name,
-                    "solver": solver_name,
-                    "ratio": statistics.median(ratios),
-                }
-            )
-            print(rows[-1], flush=True)
-    return rows
+            if solver_name != "deepinv DDRM" or name in ("mask", "blur"):  # needs an SVD
+                yield name, solver_name, lambda s=solver, y=y, o=operator: s(y, o)
+
+
+def own_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for name, problem in problems().items():
+        for solver in SOLVERS:
+            if not isinstance(solver, RePaint) or name == "mask":
+                yield name, type(solver).__name__, lambda s=solver, p=problem: s(p, network)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Solver time over network time.")
     parser.add_argument("--out", type=Path, default=Path("overhead.csv"))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--peers", action="store_true", help="deepinv's solvers too")
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
+    parser.add_argument("--only", help="one solver or operator")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
     for milliseconds in (10.0, 1.0):
-        network = calibrated(milliseconds)
-        for name, problem in problems().items():
-            for solver in SOLVERS:
-                if isinstance(solver, RePaint) and name != "mask":
-                    continue
-                found = ratio(solver, problem, network, options.repeats)
-                kind = type(solver).__name__
-                rows.append(
-                    {
-                        "milliseconds": milliseconds,
-                        "operator": name,
-                        "solver": kind,
-                        "ratio": found,
-                    }
-                )
-                print(rows[-1], flush=True)
-        if options.peers:
-            rows += deepinv_rows(network, milliseconds, options.repeats)
+        network, took = calibrated(milliseconds)
+        print(f"a forward takes {took:.2f} ms")
+        runs = [*own_runs(network), *(deepinv_runs(network) if options.peers else ())]
+        for operator, solver, run in runs:
+            if options.only in (None, operator, solver):
+                case = {"forward ms": round(took, 2), "operator": operator, "solver": solver}
+                rows.append({**case, **measured(run, network, options)})
+                print(*rows[-1].values(), sep="\t", flush=True)
     with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
