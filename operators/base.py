@@ -205,7 +205,9 @@ class LinearOperator(Operator):
         like = self._example(like)
         spectrum = self.spectrum(like) or self.dense_spectrum(like)
         size = spectrum.to(torch.zeros_like(like[:1])).shape[1:]
-        g = spectrum.eigenvalues.expand(-1, *size).flatten(1).sort(dim=1).values
+        g = spectrum.eigenvalues.expand(-1, *size).flatten(1)
+        if self.observed is not None:
+            g = g.sort(dim=1).values
         values = per_row(scale, g) * g + per_row(damping, g)
         if self.observed is not None:
             # Every entry that is not observed is one of the zero eigenvalues, which come first.

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genprior.operators.base import LinearOperator, Shape, Spectrum
+from genprior.operators.base import SVD, LinearOperator, Shape, Spectrum
 
 
 class _Convolution(LinearOperator):
@@ -119,7 +119,36 @@ class Blur(_Convolution):
         if self.boundary == "valid":
             return None
         like = self._example(like)
-        return _fourier(self._power((like.shape[-2], like.shape[-1]), like.dtype))
+        size = (like.shape[-2], like.shape[-1])
+        return self._remember(
+            ("spectrum", size, like.dtype),
+            self.kernel,
+            lambda: _fourier(self._power(size, like.dtype)),
+        )
+
+    def svd(self, like: Tensor | None = None) -> SVD | None:
+        """A = F^* T F with T the kernel's transform: phases of T belong to V."""
+        spectrum = self.spectrum(like)
+        if spectrum is None:
+            return None
+        like = self._example(like)
+        size = (like.shape[-2], like.shape[-1])
+        return self._remember(
+            ("svd", size, like.dtype), self.kernel, lambda: self._decomposed(spectrum, size)
+        )
+
+    def _decomposed(self, spectrum: Spectrum, size: tuple[int, int]) -> SVD:
+        s = spectrum.eigenvalues.where(spectrum.positive, 0.0).sqrt()
+        transfer = torch.fft.fft2(self._centred(size))
+        phase = torch.where(s > 0, transfer.to(s.device) / s, 0.0).to(1j * s)
+        back = phase.conj().resolve_conj()
+        return SVD(
+            s,
+            vt=lambda x: phase * spectrum.to(x),
+            v=lambda c: spectrum.back(back * c),
+            ut=spectrum.to,
+            u=spectrum.back,
+        )
 
     def gram_diagonal(
         self,
@@ -185,9 +214,13 @@ class Downsampling(_Convolution):
         like = self._example(like)
         h, w = like.shape[-2:]
         f = self.factor
-        # Decimation folds the f x f frequencies that become one another's aliases.
-        power = self._power((h * f, w * f), like.dtype).view(f, h, f, w)
-        return _fourier(power.mean(dim=(0, 2)))
+
+        def compute() -> Spectrum:
+            # Decimation folds the f x f frequencies that become one another's aliases.
+            power = self._power((h * f, w * f), like.dtype).view(f, h, f, w)
+            return _fourier(power.mean(dim=(0, 2)))
+
+        return self._remember(("spectrum", h, w, like.dtype), self.kernel, compute)
 
     def gram_diagonal(
         self,

@@ -104,7 +104,22 @@ class Inpainting(_Pixelwise):
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum:
         dtype = self._example(like).dtype
-        return Spectrum(self.mask.to(dtype), to=_same, back=_same)
+        return self._remember(
+            dtype, self.mask, lambda: Spectrum(self.mask.to(dtype), to=_same, back=_same)
+        )
+
+    def gram_log_determinant(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        # Every observed eigenvalue is 1.
+        shape = self._example(like).shape[1:]
+        value = torch.as_tensor(scale) + torch.as_tensor(damping)
+        seen = self.mask.expand(-1, *shape).flatten(1).sum(1)
+        return seen * value.to(self._example(like)).log()
 
 
 def _same(y: Tensor) -> Tensor:
