@@ -41,7 +41,8 @@ def krylov_solve(
     """
     residual, v = b, torch.zeros_like(b)
     image: Tensor | None = None
-    target = tolerance * _dot(b, b).sqrt()
+    size = _dot(b, b).sqrt()
+    target = tolerance * size
     directions: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(iterations):
         z = precondition(residual)
@@ -51,7 +52,7 @@ def krylov_solve(
             z, product = z - overlap * z_j, product - overlap * product_j
             mapped = mapped - per_row(overlap.flatten(), mapped) * mapped_j
         norm = _dot(product, product).sqrt()
-        active = (_dot(residual, residual).sqrt() > target) & (norm > 0)
+        active = (size > target) & (norm > 0)
         inverse = torch.where(active, 1 / norm, 0.0)
         z, product, mapped = (t * per_row(inverse, t) for t in (z, product, mapped))
         length = _dot(product, residual)
@@ -59,7 +60,8 @@ def krylov_solve(
         step = per_row(length, mapped) * mapped
         image = step if image is None else image + step
         directions.append((z, product, mapped))
-        if not bool((_dot(residual, residual).sqrt() > target).any()):
+        size = _dot(residual, residual).sqrt()
+        if not bool((size > target).any()):
             break
     assert image is not None, "iterations >= 1"
     return v, image
