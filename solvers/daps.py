@@ -14,7 +14,7 @@ from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import noise_grid, noise_std
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, images
 
 
 def conditional_draw(
@@ -74,16 +74,16 @@ class DAPS(_Walk):
         exact = isinstance(problem.operator, LinearOperator) and isinstance(
             problem.noise, GaussianNoise
         )
-        for sigma, lower in walk.pairs():
+        r2s = walk.uncertainty(walk.sigmas)
+        for sigma, r2, (s,) in zip(walk.sigmas, r2s, images(walk.lower), strict=True):
             x0hat = self._flow(walk, x, sigma)
-            r2 = walk.uncertainty(sigma)
             if exact:
                 x0 = conditional_draw(problem, x0hat, r2, walk.noise)
             else:
                 x0 = self._langevin_draw(walk, x0hat, r2)
             x0 = walk.keep_sound(x0, x)
             walk.record(x0)
-            x = x0 + per_row(lower, x) * walk.noise(x)
+            x = x0 + s * walk.noise(x)
         return x
 
     def _flow(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
@@ -101,12 +101,8 @@ class DAPS(_Walk):
         sigma2 = walk.sigma_y**2
         x = x0hat + per_row(r2.sqrt(), x0hat) * walk.noise(x0hat)
         for _ in range(self.langevin_steps):
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                norm = walk.whitened_residual(x).flatten(1).norm(dim=1)
-                (pulled,) = torch.autograd.grad(norm.sum(), x)
+            norm, pulled = walk.residual_gradient(x)
             a = pulled.flatten(1).square().sum(1)
-            x, norm = x.detach(), norm.detach()
             step = 0.5 / (1 / r2 + a / sigma2)
             drift = per_row(norm / sigma2, x) * pulled + (x - x0hat) / per_row(r2, x)
             x = x - per_row(step, x) * drift + per_row((2 * step).sqrt(), x) * walk.noise(x)

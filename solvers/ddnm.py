@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
-from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import noise_grid
 from genprior.solvers.spectral import Spectral
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, images
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,17 @@ class DDNM(_Walk):
 
     def _descend(self, walk: Walk) -> Tensor:
         spectral = Spectral.of(walk.problem, type(self).__name__)
+        fresh, kept = walk.renewal(self.eta)
         x = walk.start()
-        for sigma, lower in walk.pairs():
+        for sigma, (k, s) in zip(walk.sigmas, images(kept, fresh), strict=True):
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
             n = walk.noise(x)
-            fresh = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-            k = (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma
             x0bar, nbar = spectral.vt(x0), spectral.vt(n)
-            g, rest = per_row(fresh, x0bar.real), per_row(1 - k, x0bar.real)
-            brought = rest * spectral.noise
+            g = spectral.rows(s)
+            brought = (1 - spectral.rows(k)) * spectral.noise
             weight = torch.where(brought > 0, g / brought, 1.0).clamp(max=1)
             left = (g**2 - (weight * brought) ** 2).clamp(min=0).sqrt()
-            x0hat = spectral.replace(x0, x0bar + weight * (spectral.y - x0bar))
-            noise = spectral.replace(per_row(fresh, x) * n, left * nbar)
+            x0hat = x0 + spectral.v(weight * (spectral.y - x0bar))
             walk.record(x0hat)
-            x = per_row(1 - k, x) * x0hat + per_row(k, x) * x + noise
+            x = x0hat + k * (x - x0hat) + s * n + spectral.v((left - g) * nbar)
         return x

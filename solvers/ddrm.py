@@ -13,7 +13,7 @@ from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid, noise_grid
 from genprior.solvers.spectral import Spectral
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, images
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,30 @@ class DDRM(_Walk):
         spectral = Spectral.of(walk.problem, type(self).__name__)
         x = walk.start()
         free = walk.noise(x)
-        started = self._towards_y(walk.sigmas[0], spectral, spectral.vt(x), spectral.vt(free))
-        x = spectral.replace(x, started)
-        kept = (1 - self.eta**2) ** 0.5
-        for sigma, lower in walk.pairs():
+        share, fresh = self._towards_y(walk.sigmas[0], spectral)
+        xbar = spectral.vt(x)
+        change = share * (spectral.y - xbar) + fresh * spectral.vt(free)
+        x, xbar = x + spectral.v(change), xbar + change
+        kept = (1 - self.eta**2) ** 0.5 * walk.lower / walk.sigmas
+        levels = zip(walk.sigmas, walk.lower, images(kept, self.eta * walk.lower), strict=True)
+        for sigma, lower, (k, s) in levels:
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
             walk.record(x0)
             n = walk.noise(x)
-            sigma, lower = per_row(sigma, x), per_row(lower, x)
-            ahead = x0 + kept * lower * (x - x0) / sigma + self.eta * lower * n
-            bars = self._towards_y(lower, spectral, spectral.vt(x0), spectral.vt(n))
-            x = spectral.replace(ahead, bars)
+            x0bar, nbar = spectral.vt(x0), spectral.vt(n)
+            free = spectral.rows(k) * (xbar - x0bar) + spectral.rows(s) * nbar
+            share, fresh = self._towards_y(lower, spectral)
+            seen = share * (spectral.y - x0bar) + fresh * nbar
+            x = x0 + k * (x - x0) + s * n + spectral.v(seen - free)
+            xbar = x0bar + seen
         return x
 
-    def _towards_y(self, lower: Tensor, spectral: Spectral, x0: Tensor, n: Tensor) -> Tensor:
-        """The last two cases of the formula, on coefficients."""
-        lower = per_row(lower.flatten(), x0.real)
-        kept, noise = (1 - self.eta**2) ** 0.5, spectral.noise
-        share = torch.where(noise > 0, kept * lower / noise, 0.0)
-        below = x0 + share * (spectral.y - x0) + self.eta * lower * n
+    def _towards_y(self, lower: Tensor, spectral: Spectral) -> tuple[Tensor, Tensor]:
+        """The last two cases of the formula, on coefficients: x0 + share (y - x0) + fresh n."""
+        noise = spectral.noise
+        lower = per_row(lower, noise)
+        below = lower < noise
+        kept = (1 - self.eta**2) ** 0.5
+        share = torch.where(below, kept * lower / noise, self.eta_b)
         fresh = (lower**2 - (self.eta_b * noise) ** 2).clamp(min=0).sqrt()
-        above = x0 + self.eta_b * (spectral.y - x0) + fresh * n
-        return torch.where(lower < noise, below, above)
+        return share, torch.where(below, self.eta * lower, fresh)

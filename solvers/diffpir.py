@@ -8,10 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from genprior.operators import LinearOperator, Problem
-from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, images
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ class DiffPIR(_Walk):
     def _descend(self, walk: Walk) -> Tensor:
         problem, operator = walk.problem, walk.problem.operator
         assert isinstance(operator, LinearOperator)
+        rhos = self.lam * (walk.sigma_y / walk.sigmas) ** 2
+        kept = (1 - self.zeta) ** 0.5 * walk.lower / walk.sigmas
+        fresh = self.zeta**0.5 * walk.lower
         x = walk.start()
-        for sigma, lower in walk.pairs():
+        for sigma, rho, (k, s) in zip(walk.sigmas, rhos, images(kept, fresh), strict=True):
             x0 = walk.prior.denoise(x, sigma)
-            rho = self.lam * (walk.sigma_y / sigma) ** 2
             u = operator.solve_gram(problem.residual(x0), rho)
             x0hat = walk.keep_sound(x0 + operator.adjoint(u), x)
             walk.record(x0hat)
-            kept = (1 - self.zeta) ** 0.5 * lower / sigma
-            x = x0hat + per_row(kept, x) * (x - x0hat)
-            x = x + per_row(self.zeta**0.5 * lower, x) * walk.noise(x)
+            x = x0hat + k * (x - x0hat) + s * walk.noise(x)
         return x

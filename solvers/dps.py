@@ -11,7 +11,7 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid
-from genprior.solvers.walk import Walk, _Walk, ancestral
+from genprior.solvers.walk import Walk, _Walk, images
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,22 @@ class DPS(_Walk):
         return ddpm_grid(problem, self.steps)
 
     def _descend(self, walk: Walk) -> Tensor:
+        fresh, kept = walk.renewal(eta=1.0)
+        levels = zip(walk.sigmas, walk.lower, images(kept, fresh), strict=True)
         x = walk.start()
-        for sigma, lower in walk.pairs():
+        for sigma, lower, (k, s) in levels:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 x0 = walk.prior.denoise(x, sigma)
-                residual = walk.whitened_residual(x0)
-                norm = residual.flatten(1).norm(dim=1)
-                gradient, pulled = torch.autograd.grad(norm.sum(), (x, x0))
+            norm, pulled = walk.residual_gradient(x0.detach())
+            (gradient,) = torch.autograd.grad(x0, x, pulled)
             x, x0 = x.detach(), x0.detach()
             zeta = self._zeta(walk, sigma, lower, pulled.flatten(1).square().sum(1))
-            ahead = ancestral(walk, x, x0, sigma, lower) - per_row(zeta, x) * gradient
+            ahead = x0 + k * (x - x0) - per_row(zeta, x) * gradient
+            if not walk.last:
+                ahead = ahead + s * walk.noise(x)
             x = walk.keep_sound(ahead, x)
-            walk.record(x0)
+            walk.record(x0, norm)
         return x
 
     def _zeta(self, walk: Walk, sigma: Tensor, lower: Tensor, a: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid, noise_grid
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, images
 
 BETA1, BETA2 = 0.9, 0.99
 
@@ -63,30 +63,25 @@ class REDDiff(_Walk):
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
         scale = walk.data_scale
-        for step, (sigma, _) in enumerate(walk.pairs(), start=1):
-            x0 = walk.prior.denoise(mu + per_row(sigma, mu) * walk.noise(mu), sigma)
-            gradient = self._misfit_gradient(walk, mu) + per_row(self._weight(walk, sigma), mu) * (
-                mu - x0
-            )
-            first = BETA1 * first + (1 - BETA1) * gradient
-            second = BETA2 * second + (1 - BETA2) * gradient**2
+        weights = self._weights(walk)
+        levels = zip(walk.sigmas, images(walk.sigmas, weights), strict=True)
+        norm, pulled = walk.residual_gradient(mu)
+        for step, (sigma, (s, weight)) in enumerate(levels, start=1):
+            x0 = walk.prior.denoise(mu + s * walk.noise(mu), sigma)
+            gradient = per_row(norm, mu) * pulled + weight * (mu - x0)
+            first = first.lerp(gradient, 1 - BETA1)
+            second = second.lerp(gradient**2, 1 - BETA2)
             size = (second / (1 - BETA2**step)).sqrt() + 1e-12 * scale
             fall = 1.0 if self.ddpm_levels else 1 - (step - 1) / self.steps
-            move = self.rate * fall * scale * first / (1 - BETA1**step) / size
-            mu = walk.keep_sound(mu - move, mu)
-            walk.record(mu)
+            rate = self.rate * fall * scale / (1 - BETA1**step)
+            mu = walk.keep_sound(mu - rate * first / size, mu)
+            norm, pulled = walk.residual_gradient(mu)
+            walk.record(mu, norm)
         return mu
 
-    def _weight(self, walk: Walk, sigma: Tensor) -> Tensor:
-        """lambda_t, (R,). Without noise the last level stands for sigma_y."""
+    def _weights(self, walk: Walk) -> Tensor:
+        """lambda_t, (N, R). Without noise the last level stands for sigma_y."""
         if self.ddpm_levels:
-            return torch.full_like(sigma, self.lam)
+            return torch.full_like(walk.sigmas, self.lam)
         noise = torch.maximum(walk.sigma_y, walk.sigmas[-1])
-        return self.lam * noise**2 / walk.uncertainty(sigma)
-
-    @staticmethod
-    def _misfit_gradient(walk: Walk, mu: Tensor) -> Tensor:
-        with torch.enable_grad():
-            mu = mu.detach().requires_grad_()
-            half = walk.whitened_residual(mu).square().sum() / 2
-            return torch.autograd.grad(half, mu)[0]
+        return self.lam * noise**2 / walk.uncertainty(walk.sigmas)

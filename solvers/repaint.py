@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genprior.operators import Inpainting, Problem
-from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import noise_grid, noise_std
-from genprior.solvers.walk import Walk, _Walk, ancestral
+from genprior.solvers.walk import Walk, _Walk, images, renewal
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,18 @@ class RePaint(_Walk):
         y, mask = walk.problem.y, walk.problem.operator.observed
         assert mask is not None
         x = walk.start()
-        for sigma, lower in pairwise(above):
+        lower = above[1:]
+        fresh, kept = renewal(above[:-1], lower)
+        spread = (lower**2 - walk.sigma_y**2).clamp(min=0).sqrt()
+        again = (above[:-1] ** 2 - lower**2).clamp(min=0).sqrt()
+        levels = zip(above, images(kept, fresh, spread, again), strict=False)
+        for sigma, (k, s, s_y, s_up) in levels:
             for repeat in range(self.repeats):
                 x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
-                ahead = ancestral(walk, x, x0, sigma, lower)
-                spread = (lower**2 - walk.sigma_y**2).clamp(min=0).sqrt()
-                measured = y + per_row(spread, y) * walk.noise(x)
-                ahead = self._put_back(mask, measured, ahead)
+                ahead = x0 + k * (x - x0) + s * walk.noise(x)
+                x = self._put_back(mask, y + s_y * walk.noise(x), ahead)
                 if repeat < self.repeats - 1:
-                    again = (sigma**2 - lower**2).clamp(min=0).sqrt()
-                    ahead = ahead + per_row(again, x) * walk.noise(x)
-                x = ahead
+                    x = x + s_up * walk.noise(x)
             walk.record(x0)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators.base import per_row
 from genprior.operators.random import uniform
 from genprior.solvers.daps import conditional_draw
 from genprior.solvers.twist import Twist, exact_twist, observed_entries, scalar_twist
-from genprior.solvers.walk import Walk, _Walk
+from genprior.solvers.walk import Walk, _Walk, finite_rows, images, renewal
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,13 @@ class SMC(_Walk):
         x = walk.start()
         twist = self._twist(walk, x, walk.sigmas[0], few)
         log_weights = twist.log_density
-        for sigma, lower in zip(walk.sigmas, walk.sigmas[1:], strict=False):
+        fresh, kept = renewal(walk.sigmas[:-1], walk.sigmas[1:])
+        for lower, (s, k) in zip(walk.sigmas[1:], images(fresh, kept), strict=True):
             index, log_weights = self._resample(walk, log_weights)
-            x, twist = x[index], twist.take(index)
+            if index is not None:
+                x, twist = x[index], twist.take(index)
             walk.record(twist.guided)
-            fresh = lower / sigma * (sigma**2 - lower**2).sqrt()
-            kept = (lower**2 - fresh**2).sqrt() / sigma
             n = walk.noise(x)
-            s, k = per_row(fresh, x), per_row(kept, x)
             shift = (1 - k) * (twist.guided - twist.x0) / s
             x = twist.guided + k * (x - twist.guided) + s * n
             before, twist = twist.log_density, self._twist(walk, x, lower, few)
@@ -77,7 +75,7 @@ class SMC(_Walk):
 
     def _twist(self, walk: Walk, x: Tensor, sigma: Tensor, few: bool) -> Twist:
         twist = (exact_twist if few else scalar_twist)(walk, x, sigma)
-        sound = twist.log_density.isfinite() & twist.guided.flatten(1).isfinite().all(1)
+        sound = twist.log_density.isfinite() & finite_rows(twist.guided)
         walk.sound = walk.sound & sound
         return twist.where(sound, x)
 
@@ -87,11 +85,13 @@ class SMC(_Walk):
         lost = (grouped == -torch.inf).all(1, keepdim=True)
         return torch.softmax(torch.where(lost, 0.0, grouped), 1)
 
-    def _resample(self, walk: Walk, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw particles anew in images whose effective size is below half."""
+    def _resample(self, walk: Walk, log_weights: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Draw particles anew in images whose effective size is below half; None: in no image."""
         weights = self._weights(log_weights)
         halved = 1 / weights.square().sum(1) < self.particles / 2
         drawn = self._choose(walk, log_weights, self.particles)
+        if not bool(halved.any()):
+            return None, log_weights
         same = torch.arange(len(log_weights), device=drawn.device)
         chosen = halved.repeat_interleave(self.particles)
         log_weights = torch.where(chosen, 0.0, log_weights)

@@ -51,6 +51,10 @@ class Spectral:
         """V^* x: the coefficients of images."""
         return self.svd.vt(x)
 
-    def replace(self, x: Tensor, coefficients: Tensor) -> Tensor:
-        """Return x with its coefficients (where s > 0) replaced."""
-        return x + self.svd.v(coefficients - self.svd.vt(x))
+    def v(self, coefficients: Tensor) -> Tensor:
+        """V c: images within the range of A^T."""
+        return self.svd.v(coefficients)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """One number for each row, (R, ...), in a shape that multiplies coefficients."""
+        return per_row(values.flatten(), self.noise)

@@ -14,6 +14,7 @@ from torch import Tensor
 from genprior.operators import (
     GaussianNoise,
     Inpainting,
+    LinearOperator,
     PoissonNoise,
     Problem,
 )
@@ -25,9 +26,14 @@ from genprior.solvers.base import Chunk, Counted, Solution, Solver
 from genprior.solvers.levels import data_scale, noise_grid, noise_level, noise_std, poisson_std
 
 
+def finite_rows(x: Tensor) -> Tensor:
+    """Return which rows of x (R, ...) hold finite values only, (R,) bool."""
+    return (0 * x).flatten(1).sum(1) == 0  # five times as fast as isfinite().all()
+
+
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Take the rows of `a` (R, ...) where `rows` (R,) is True, else those of `b`."""
-    if bool(rows.all()):
+    if rows.device.type == "cpu" and bool(rows.all()):  # elsewhere asking would make it wait
         return a
     return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
@@ -46,6 +52,7 @@ class Walk:
         ticks: Advances the progress bar.
         sound: (R,) bool, False once a row's network output was not finite.
         mean: E[x0 | y] of each row, where a method knows it exactly.
+        trace: What `record` noted: residual norms and soundness, each (R,).
     """
 
     problem: Problem
@@ -57,7 +64,7 @@ class Walk:
     ticks: Iterator[int]
     sound: Tensor = field(init=False)
     mean: Tensor | None = None
-    residuals: list[Tensor] = field(default_factory=list)
+    trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sound = torch.ones(self.shape[0], dtype=torch.bool, device=self.problem.y.device)
@@ -78,9 +85,19 @@ class Walk:
         drawn = normal(shape, self.generators, dtype=like.dtype, device=like.device)
         return drawn.reshape(like.shape)
 
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (sigma, next sigma), each (R,); the last next one is 0."""
-        yield from zip(self.sigmas, [*self.sigmas[1:], 0 * self.sigmas[0]], strict=True)
+    @cached_property
+    def lower(self) -> Tensor:
+        """The level after each, (N, R); 0 after the last."""
+        return torch.cat([self.sigmas[1:], torch.zeros_like(self.sigmas[:1])])
+
+    @property
+    def last(self) -> bool:
+        """Whether the step to be recorded next is the last, to 0."""
+        return len(self.trace) == len(self.sigmas) - 1
+
+    def renewal(self, eta: float) -> tuple[Tensor, Tensor]:
+        """Return (fresh, kept) of `renewal` for the step down from each level, (N, R)."""
+        return renewal(self.sigmas, self.lower, eta)
 
     @cached_property
     def sigma_y(self) -> Tensor:
@@ -104,42 +121,66 @@ class Walk:
         count = torch.ones_like(y) if observed is None else observed.expand_as(y).to(y)
         return count.flatten(1).sum(1)
 
-    def whitened_residual(self, x0: Tensor) -> Tensor:
-        """Return y - A(x0), entries weighted to the noise level of an average one."""
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """What brings each entry of y to the noise level of an average one; None for 1."""
+        if not isinstance(self.problem.noise, PoissonNoise):
+            return None
+        std = poisson_std(self.problem)
+        return per_row(self.sigma_y, std) / std
+
+    def residual_norm(self, x0: Tensor) -> Tensor:
+        """Return |y - A(x0)|, weighted, (R,)."""
         residual = self.problem.residual(x0)
-        if isinstance(self.problem.noise, PoissonNoise):
-            std = poisson_std(self.problem)
-            residual = residual * per_row(self.sigma_y, std) / std
-        return residual
+        residual = residual if self.weights is None else self.weights * residual
+        return torch.linalg.vector_norm(residual.flatten(1), dim=1)
+
+    def residual_gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Return |y - A(x0)|, weighted, (R,), and its gradient in x0."""
+        operator = self.problem.operator
+        if not isinstance(operator, LinearOperator):
+            with torch.enable_grad():
+                x0 = x0.detach().requires_grad_()
+                norm = self.residual_norm(x0)
+                return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
+        residual = self.problem.residual(x0)
+        residual = residual if self.weights is None else self.weights * residual
+        norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
+        unit = residual / per_row(torch.where(norm > 0, norm, 1.0), residual)
+        return norm, -operator.adjoint(unit if self.weights is None else self.weights * unit)
 
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
         """Return x, and `before` in rows that are or were not finite."""
-        self.sound = self.sound & x.flatten(1).isfinite().all(1)
+        self.sound = self.sound & finite_rows(x)
         return where_rows(self.sound, x, before)
 
-    def record(self, x0: Tensor) -> None:
-        """Note how far A x0 is from y, in units of the noise (of 1 where there is none)."""
-        size = self.problem.residual(x0).flatten(1).square().sum(1)
-        size = (size / self.observed_count).sqrt() / torch.where(
-            self.sigma_y > 0, self.sigma_y, 1.0
-        )
-        self.residuals.append(torch.where(self.sound, size, torch.nan))
+    def record(self, x0: Tensor, norm: Tensor | None = None) -> None:
+        """Note how far A x0 is from y: `residual_norm`, where the caller has it not yet."""
+        norm = self.residual_norm(x0) if norm is None else norm
+        self.trace.append((norm, self.sound))
         next(self.ticks, None)
 
+    def residuals(self) -> Tensor:
+        """What was noted, in units of the noise (of 1 where there is none), (N, R)."""
+        norms, sound = (torch.stack(values) for values in zip(*self.trace, strict=True))
+        unit = torch.where(self.sigma_y > 0, self.sigma_y, 1.0) * self.observed_count.sqrt()
+        return torch.where(sound, norms / unit, torch.nan)
 
-def ancestral(
-    walk: Walk, x: Tensor, x0: Tensor, sigma: Tensor, lower: Tensor, *, eta: float = 1.0
-) -> Tensor:
-    """Step from sigma to `lower`, (R,), given E[x0 | x]; a share eta of the noise is fresh.
 
-    The last step, to 0, returns x0.
+def images(*coefficients: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each step's coefficients, given as (N, R), in a shape that multiplies images."""
+    yield from zip(*(c[..., None, None, None] for c in coefficients), strict=True)
+
+
+def renewal(sigma: Tensor, lower: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return (fresh, kept) of a step x' = x0 + kept (x - x0) + fresh n from sigma to `lower`.
+
+    A share eta of the noise is fresh: 1 is ancestral sampling, 0 the probability flow.
 
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, equations 12 and 16, in x / sqrt(alpha).
     """
     fresh = eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-    kept = (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma
-    ahead = x0 + per_row(kept, x) * (x - x0)
-    return ahead + per_row(fresh, x) * walk.noise(x) if bool((fresh > 0).any()) else ahead
+    return fresh, (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma
 
 
 @dataclass(frozen=True)
@@ -208,7 +249,7 @@ class _Walk(Solver):
         def per_image(values: Tensor) -> Tensor:
             return values.reshape(*values.shape[:-1], count, -1)
 
-        residual = torch.stack(walk.residuals)
+        residual = walk.residuals()
         return Solution(
             samples=x.reshape(count, walk.samples, *x.shape[1:]),
             mean=None if walk.mean is None else walk.mean[:: walk.samples],
