@@ -211,8 +211,7 @@ class _Run:
         half_life = min(self.options.ema_half_life, 0.1 * seen)
         weight = 1 - 0.5 ** (self.batch_size / half_life)
         trained = self.objective.prior
-        for kept, now in zip(self.average.parameters(), trained.parameters(), strict=True):
-            kept.lerp_(now.detach(), weight)
+        torch._foreach_lerp_(list(self.average.parameters()), list(trained.parameters()), weight)
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
             kept.copy_(buffer)
 
