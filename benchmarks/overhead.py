@@ -247,9 +247,7 @@ def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]
     }
     model, levels = Model(), torch.linspace(1, 0, STEPS).numpy()
     solvers: dict[str, Any] = {
-        "deepinv DPS": deepinv.sampling.DPS(
-            model, deepinv.optim.L2(), num_steps=STEPS, verbose=False
-        ),
+        "deepinv DPS": deepinv.sampling.DPS(model, num_steps=STEPS, dtype=torch.float32),
         "deepinv DiffPIR": deepinv.sampling.DiffPIR(
             model, deepinv.optim.L2(), sigma=0.05, max_iter=STEPS
         ),
