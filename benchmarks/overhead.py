@@ -243,7 +243,7 @@ def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]
         ),
         "blur": deepinv.physics.BlurFFT(SHAPE, filter=kernel, noise_model=noise),
         "spatial blur": deepinv.physics.Blur(filter=kernel, padding="circular"),
-        "superres": deepinv.physics.Downsampling(SHAPE, filter="bicubic", factor=4),
+        "superres": deepinv.physics.Downsampling(img_size=SHAPE, filter="bicubic", factor=4),
     }
     model, levels = Model(), torch.linspace(1, 0, STEPS).numpy()
     solvers: dict[str, Any] = {

@@ -33,6 +33,10 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
     unit variance; `decode` follows the flow down and `encode` follows it up, in `flow_steps`
     evaluations, so that they invert each other only up to the discretisation.
 
+    Attributes:
+        autocast: Precision of the network's arithmetic, e.g. torch.bfloat16; weights, noise levels
+            and images keep theirs. None, the default, is the weights' own.
+
     Args:
         network: Called as network(u (B, C, H, W), noise (B,)), both of about unit scale.
         image_shape: (C, H, W); H and W None for a fully convolutional network: any size.
@@ -43,6 +47,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
 
     exact_encoder: ClassVar[bool] = False
     flow_steps: ClassVar[int] = 48
+    autocast: torch.dtype | None = None
     data_mean: Tensor
     data_std: Tensor
 
@@ -173,7 +178,13 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         return torch.where(per_row(sigma, x) > 0, mean.to(x) + std * u0, x)
 
     def _evaluate(self, u: Tensor, noise: Tensor) -> Tensor:
-        """Run the network in its own precision, a large image in tiles."""
+        """Run the network in its own precision or in `autocast`, a large image in tiles."""
+        if self.autocast is None:
+            return self._run(u, noise)
+        with torch.autocast(u.device.type, self.autocast):
+            return self._run(u, noise)
+
+    def _run(self, u: Tensor, noise: Tensor) -> Tensor:
         dtype = next(self.network.parameters()).dtype
         given, label = u.to(dtype), noise.to(dtype)
         network = self.network
