@@ -234,6 +234,7 @@ def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]
 
     mask = masks.box(SHAPE[1:], size=24).float().expand(SHAPE)
     kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=1.5)
+    kernel = kernel.reshape(1, 1, *kernel.shape[-2:])
     noise = deepinv.physics.GaussianNoise(0.05)
     physics = {
         "mask": deepinv.physics.Inpainting(
@@ -243,7 +244,6 @@ def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]
         ),
         "blur": deepinv.physics.BlurFFT(SHAPE, filter=kernel, noise_model=noise),
         "spatial blur": deepinv.physics.Blur(filter=kernel, padding="circular"),
-        "superres": deepinv.physics.Downsampling(img_size=SHAPE, filter="bicubic", factor=4),
     }
     model, levels = Model(), torch.linspace(1, 0, STEPS).numpy()
     solvers: dict[str, Any] = {
