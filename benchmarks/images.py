@@ -28,7 +28,7 @@ from genprior.data import images
 from genprior.features import load_features
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.plots import grid
-from genprior.priors import DenoisingPrior
+from genprior.priors import DenoisingPrior, Diffusion
 from genprior.solve import default_solver
 from genprior.solvers import (
     DAPS,
@@ -97,6 +97,9 @@ class Bench:
         self.name = options.prior
         prior = genprior.load(options.prior)
         assert isinstance(prior, DenoisingPrior)
+        if options.bf16:
+            assert isinstance(prior, Diffusion)
+            prior.autocast = torch.bfloat16
         self.prior, self.samples = prior, options.samples
         channels, height, width = prior.image_shape
         assert height is not None
@@ -241,6 +244,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("images"))
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--bf16", action="store_true", help="the network in bfloat16")
     kinds = {
         "main": main_rows,
         "peers": peer_rows,

@@ -38,7 +38,7 @@ from genprior.operators import (
     kernels,
     masks,
 )
-from genprior.priors import DenoisingPrior
+from genprior.priors import DenoisingPrior, Diffusion
 
 Shape = tuple[int, int, int]
 Classical = Callable[[Problem], Tensor]
@@ -129,6 +129,9 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         prior = genprior.load(options.prior)
         assert isinstance(prior, DenoisingPrior)
+        if options.bf16:
+            assert isinstance(prior, Diffusion)
+            prior.autocast = torch.bfloat16
         self.prior, self.options = prior, options
         photos = [x[None] for x in images(options.data, channels=3)]
         self.truths = photos[: options.count]
@@ -193,6 +196,7 @@ def main() -> None:
     parser.add_argument("--prior", default="photos-diffusion")
     parser.add_argument("--out", type=Path, default=Path("photos"))
     parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--bf16", action="store_true", help="the network in bfloat16")
     parser.add_argument("--count", type=int, default=None, help="of the photos")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args()
