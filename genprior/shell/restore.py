@@ -71,6 +71,7 @@ def restore(
     )
     result = solving.run(problem, prior)
     report = _report(result, problem, truth, degradation, solving)
+    report["precision"] = "bf16" if getattr(prior, "autocast", None) else "fp32"
     _write(folder, result, problem, truth, report, bits)
     _print(report, problem, folder)
 

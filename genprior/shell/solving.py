@@ -13,13 +13,17 @@ import torch
 from genprior.operators import Problem
 from genprior.operators.random import Generators
 from genprior.pretrained import load
-from genprior.priors import Prior
+from genprior.priors import Diffusion, Prior
 from genprior.shell import memory
 from genprior.solve import default_solver, solve
 from genprior.solvers import Result, Solver
-from genprior.solvers.base import rows_in_flight
+from genprior.solvers.base import image_shape, rows_in_flight
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+LARGE = 128 * 128
+"""Pixels from which on bfloat16 pays; on few it is slower."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Solving:
         seed: Of everything drawn.
         device: Where to compute; auto takes a GPU if there is one.
         batch_size: Most images and samples in flight at once; lower it if memory runs out.
+        precision: Of a diffusion prior's network. bf16 is two to three times faster where the
+            machine has units for it; auto takes it there for photos of 128x128 pixels or more.
     """
 
     prior: str
@@ -43,6 +49,7 @@ class Solving:
     seed: int = 0
     device: Device = "auto"
     batch_size: int | None = None
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -50,6 +57,17 @@ class Solving:
 
     def load_prior(self) -> Prior:
         return load(self.prior, device=find_device(self.device))
+
+    def _set_precision(self, problem: Problem, prior: Prior) -> None:
+        """Choose how the network of a prior that `load_prior` gave computes."""
+        if not isinstance(prior, Diffusion):
+            if self.precision == "bf16":
+                raise ValueError(f"--precision bf16 is for diffusion priors, not {self.prior}")
+            return
+        _, height, width = image_shape(problem, prior)
+        fast = height * width >= LARGE and has_bfloat16(problem.device)
+        if self.precision == "bf16" or (self.precision == "auto" and fast):
+            prior.autocast = torch.bfloat16
 
     def find_solver(self, problem: Problem, prior: Prior) -> Solver:
         """Make the solver that was asked for, else the default one."""
@@ -95,6 +113,7 @@ class Solving:
 
     def run(self, problem: Problem, prior: Prior, *, generator: Generators = None) -> Result:
         """Solve, with a progress bar if the output is a terminal."""
+        self._set_precision(problem, prior)
         return solve(
             problem,
             prior,
@@ -104,6 +123,14 @@ class Solving:
             batch_size=self.batch_size,
             progress=sys.stderr.isatty(),
         )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16, not only software."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and supported()
 
 
 def find_device(name: Device) -> torch.device:
