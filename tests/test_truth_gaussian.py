@@ -167,10 +167,10 @@ def test_reddiff_weighs_prior_and_data():
 @pytest.mark.parametrize("mutation", ["weight", "guidance", "sigma", "wide y", "narrow y"])
 def test_reddiff_mutations_are_noticed(mutation, monkeypatch):
     """Catches a bar so wide that the mutations of the samplers pass for a point estimate."""
-    weight, residual, denoise = REDDiff._weight, Problem.residual, Gaussian.denoise
+    weight, residual, denoise = REDDiff._weights, Problem.residual, Gaussian.denoise
     told = {"wide y": 2**0.5, "narrow y": 2**-0.5}.get(mutation, 1.0)
     if mutation == "weight":
-        monkeypatch.setattr(REDDiff, "_weight", lambda *a: 2**0.5 * weight(*a))
+        monkeypatch.setattr(REDDiff, "_weights", lambda *a: 2**0.5 * weight(*a))
     elif mutation == "guidance":
         monkeypatch.setattr(Problem, "residual", lambda self, x: residual(self, x) / 2)
     elif mutation == "sigma":
