@@ -26,7 +26,7 @@ from torch import Tensor
 import genprior
 from genprior.data import images
 from genprior.features import load_features
-from genprior.operators import GaussianNoise, Inpainting, Problem
+from genprior.operators import GaussianNoise, Inpainting, LinearOperator, Problem
 from genprior.plots import grid
 from genprior.priors import DenoisingPrior, Diffusion
 from genprior.solve import default_solver
@@ -104,6 +104,7 @@ class Bench:
         channels, height, width = prior.image_shape
         assert height is not None
         assert width is not None
+        assert channels is not None
         self.shape = (channels, height, width)
         test = images(options.data, size=(height, width), channels=channels, split="test")
         self.test = test
@@ -163,7 +164,7 @@ class Bench:
 def _shown(problem: Problem) -> Tensor:
     """The measurement as an image of the truth's size."""
     operator = problem.operator
-    assert isinstance(operator, genprior.operators.LinearOperator)
+    assert isinstance(operator, LinearOperator)
     return operator.pinv(problem.y)
 
 

@@ -45,7 +45,7 @@ def compressed(y: Tensor, quality: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--photos")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # that JPEG noise is not white is the point here

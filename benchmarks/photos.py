@@ -87,8 +87,10 @@ def _wiener(balance: float) -> Classical:
 
     def run(problem: Problem) -> Tensor:
         y = to_array(problem.y)
-        channels = [wiener(y[..., c], kernel, balance, clip=False) for c in range(3)]
-        return to_tensor(np.stack(channels, -1))
+        restored = np.empty_like(y)
+        for c in range(3):
+            restored[..., c] = wiener(y[..., c], kernel, balance, clip=False)
+        return to_tensor(restored)
 
     return run
 
@@ -97,9 +99,8 @@ def _biharmonic(weight: float) -> Classical:
     def run(problem: Problem) -> Tensor:
         assert problem.operator.observed is not None
         missing = ~problem.operator.observed[0, 0].numpy()
-        return to_tensor(
-            tv(inpaint_biharmonic(to_array(problem.y), missing, channel_axis=-1), weight)
-        )
+        filled = inpaint_biharmonic(to_array(problem.y), missing, channel_axis=-1)
+        return to_tensor(tv(np.asarray(filled), weight))
 
     return run
 

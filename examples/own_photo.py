@@ -110,7 +110,7 @@ def _encoded(picture: Image.Image) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("own-photo"))
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--samples", type=int, default=4)

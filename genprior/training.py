@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genprior import checkpoints
 from genprior.data import Images
@@ -211,7 +212,8 @@ class _Run:
         half_life = min(self.options.ema_half_life, 0.1 * seen)
         weight = 1 - 0.5 ** (self.batch_size / half_life)
         trained = self.objective.prior
-        torch._foreach_lerp_(list(self.average.parameters()), list(trained.parameters()), weight)
+        average = get_ema_multi_avg_fn(1 - weight)
+        average(list(self.average.parameters()), list(trained.parameters()), None)
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
             kept.copy_(buffer)
 

@@ -21,7 +21,10 @@ def read_grey(path: str | Path) -> Tensor:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)  # as the photo that it belongs to
-            if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+            if (
+                image.has_transparency_data
+                and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+            ):
                 raise ValueError(f"{path} is partly transparent: flatten it to black and white")
             # I and F hold more than 8 bits; everything else becomes 8-bit grey.
             deep = image.mode[0] in "IF"
