@@ -108,7 +108,8 @@ def _biharmonic(weight: float) -> Classical:
 def _bicubic(weight: float) -> Classical:
     def run(problem: Problem) -> Tensor:
         y = tv(to_array(problem.y), weight)
-        return to_tensor(resize(y, (2 * y.shape[0], 2 * y.shape[1]), order=3, mode="edge"))
+        size = (2 * y.shape[0], 2 * y.shape[1])
+        return to_tensor(np.asarray(resize(y, size, order=3, mode="edge")))
 
     return run
 
