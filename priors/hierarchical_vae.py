@@ -32,6 +32,7 @@ class _Levels:
     widths: Sequence[int]
     groups: Sequence[int]
     latent_channels: int
+    whole: int
 
 
 class _Group(nn.Module):
@@ -62,6 +63,25 @@ class _Group(nn.Module):
         return self.cell(h + self.enter(mean + _bounded(log_std).exp() * e))
 
 
+class _Whole(nn.Module):
+    """The first group where it is a vector that belongs to no place: it reaches all of h."""
+
+    def __init__(self, whole: int, coarse: tuple[int, int, int]) -> None:
+        super().__init__()
+        size = math.prod(coarse)
+        self.residual = nn.Sequential(nn.SiLU(), nn.Flatten(), nn.Linear(size, 2 * whole))
+        self.enter = nn.Sequential(
+            nn.Flatten(), nn.Linear(whole, size), nn.Unflatten(1, coarse), ResidualCell(coarse[0])
+        )
+
+    def posterior(self, h: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.residual(features)[:, :, None, None].chunk(2, 1)
+        return mean, _bounded(log_std).exp()
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        return h + self.enter(e)
+
+
 def _bounded(log_std: Tensor) -> Tensor:
     """Keep a log std within 5 of 0, smoothly."""
     return 5 * torch.tanh(log_std / 5)
@@ -81,6 +101,8 @@ class HierarchicalVAE(VariationalPrior):
         widths: Channels of each level, fine to coarse, the first at half the image's size.
         groups: Groups of latents at each level.
         latent_channels: Channels of each group.
+        whole: Length of a first group that is a vector without places, at the coarsest level; 0
+            for none. It holds what concerns the image as a whole, as the latent of a plain VAE.
         pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
         bound: Options of `BoundOptions`.
         seed: Of the starting weights.
@@ -96,12 +118,13 @@ class HierarchicalVAE(VariationalPrior):
         widths: Sequence[int] = (32, 64, 96),
         groups: Sequence[int] = (1, 2, 2),
         latent_channels: int = 6,
+        whole: int = 0,
         pixels: dict[str, Any] | None = None,
         bound: dict[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._levels = _Levels(tuple(widths), tuple(groups), latent_channels)
+        self._levels = _Levels(tuple(widths), tuple(groups), latent_channels, whole)
         self._seed = seed
         _check_levels(image_shape, self._levels)
         self.image_shape = image_shape
@@ -122,6 +145,7 @@ class HierarchicalVAE(VariationalPrior):
         widths: Sequence[int] = (32, 64, 96),
         groups: Sequence[int] = (1, 2, 2),
         latent_channels: int = 6,
+        whole: int = 0,
         pixels: dict[str, Any] | None = None,
         bound: dict[str, Any] | None = None,
     ) -> HierarchicalVAE:
@@ -132,6 +156,7 @@ class HierarchicalVAE(VariationalPrior):
             widths=widths,
             groups=groups,
             latent_channels=latent_channels,
+            whole=whole,
             pixels=pixels,
             bound=bound,
         )
@@ -143,6 +168,7 @@ class HierarchicalVAE(VariationalPrior):
             "widths": list(self._levels.widths),
             "groups": list(self._levels.groups),
             "latent_channels": self._levels.latent_channels,
+            "whole": self._levels.whole,
             "pixels": self.pixels.config,
             "bound": asdict(self.bound),
             "seed": self._seed,
@@ -204,7 +230,7 @@ class HierarchicalVAE(VariationalPrior):
         features = self.network.ascend(x.to(self.network.top.dtype))
         means = []
 
-        def take_mean(group: _Group, h: Tensor, level: int) -> Tensor:
+        def take_mean(group: _Group | _Whole, h: Tensor, level: int) -> Tensor:
             means.append(group.posterior(h, features[level])[0])
             return means[-1]
 
@@ -220,7 +246,7 @@ class HierarchicalVAE(VariationalPrior):
         draws = iter(self.split_latent(n.flatten(0, 1)))
         found: list[tuple[Tensor, Tensor]] = []
 
-        def draw(group: _Group, h: Tensor, level: int) -> Tensor:
+        def draw(group: _Group | _Whole, h: Tensor, level: int) -> Tensor:
             found.append(group.posterior(h, features[level]))
             mean, std = found[-1]
             return mean + std * next(draws).to(mean.dtype)
@@ -240,11 +266,26 @@ class HierarchicalVAE(VariationalPrior):
         )
 
     def objective(self) -> Objective:
-        return _DecayedTraining(self)
+        return _HierarchicalTraining(self)
 
 
-class _DecayedTraining(VariationalTraining):
-    """Weights decay a little: deep posteriors are unstable without any regularisation."""
+class _HierarchicalTraining(VariationalTraining):
+    """Coarse groups warm up, the finest does not: what coarse ones can say is said by them.
+
+    Else the finest, which learn first, say everything, and samples have details but no whole.
+    Weights decay a little: deep posteriors are unstable without any regularisation.
+    """
+
+    def __init__(self, prior: HierarchicalVAE) -> None:
+        super().__init__(prior)
+        sizes = torch.tensor([math.prod(shape) for shape in prior.group_shapes])
+        shares = torch.linspace(1, 0, len(sizes)) if len(sizes) > 1 else torch.ones(1)
+        self._shares = shares.repeat_interleave(sizes)
+
+    def unit_weights(self, progress: float) -> Tensor:
+        """Weights progress^share, with shares from 1 for the coarsest to 0 for the finest."""
+        self._shares = self._shares.to(self._networks.seen.device)
+        return progress**self._shares
 
     def optimizer(
         self, group: str, learning_rate: float, parameters: Iterable[nn.Parameter]
@@ -272,6 +313,9 @@ class _Network(nn.Module):
             nn.ModuleList(_Group(w, levels.latent_channels) for _ in range(n))
             for w, n in zip(widths, levels.groups, strict=True)
         )
+        if levels.whole:
+            coarse = (widths[-1], height // factor, width // factor)
+            self.groups[-1].insert(0, _Whole(levels.whole, coarse))  # pyright: ignore
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths)
         )
@@ -286,10 +330,9 @@ class _Network(nn.Module):
         """Set what must start at zero: every group's prior and posterior are then N(0, I)."""
         nn.init.zeros_(self.top)
         for group in self.modules():
-            if isinstance(group, _Group):
-                for head in (group.prior[-1], group.residual[-1]):
-                    assert isinstance(head, nn.Conv2d)
-                    nn.init.zeros_(head.weight)
+            heads = {_Group: ("prior", "residual"), _Whole: ("residual",)}.get(type(group), ())
+            for name in heads:
+                nn.init.zeros_(getattr(group, name)[-1].weight)
 
     def ascend(self, x: Tensor) -> list[Tensor]:
         """Return the features of each level, fine to coarse."""
@@ -317,7 +360,8 @@ def _group_shapes(
     image_shape: tuple[int, int, int], levels: _Levels
 ) -> list[tuple[int, int, int]]:
     _, height, width = image_shape
-    return [
+    whole = [(levels.whole, 1, 1)] if levels.whole else []
+    return whole + [
         (levels.latent_channels, height >> (level + 1), width >> (level + 1))
         for level in reversed(range(len(levels.widths)))
         for _ in range(levels.groups[level])
@@ -327,7 +371,12 @@ def _group_shapes(
 def _check_levels(image_shape: tuple[int, int, int], levels: _Levels) -> None:
     widths, groups = levels.widths, levels.groups
     factor = 2 ** len(widths)
-    if not widths or len(widths) != len(groups) or min(groups) < 0 or sum(groups) < 1:
+    if (
+        not widths
+        or len(widths) != len(groups)
+        or min(groups) < 0
+        or (sum(groups) + levels.whole < 1 or levels.whole < 0)
+    ):
         raise ValueError(
             f"widths {tuple(widths)} and groups {tuple(groups)} must name the same levels, with "
             "at least one group"

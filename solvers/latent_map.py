@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from genprior.operators.random import normal
 from genprior.priors.base import LatentPrior, Prior
@@ -122,11 +123,9 @@ def latent_energy(
         nonlocal kept
         if len(rows) < count and rows is not kept[0]:
             kept = (rows, posterior.take(rows))
-        value, gradient = kept[1].value_and_gradient(z.unflatten(1, tuple(latent_shape)))
-        return (
-            value + 0.5 * prior_weight * z.square().sum(1),
-            gradient.flatten(1) + prior_weight * z,
-        )
+        value, gradient = kept[1].value_and_gradient(z.view(-1, *latent_shape))
+        value = value.add(vecdot(z, z), alpha=0.5 * prior_weight)
+        return value, gradient.flatten(1).add(z, alpha=prior_weight)
 
     return energy
 
@@ -151,8 +150,9 @@ def adam(function: Function, x0: Tensor, *, steps: int, tolerance: float, rate: 
             break
         m.lerp_(g, 0.1)
         v.mul_(0.999).addcmul_(g, g, value=0.001)
-        scale = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        x = torch.addcdiv(x, m, scale, value=-rate / (1 - 0.9**step))
+        root = (1 - 0.999**step) ** 0.5
+        scale = v.sqrt().add_(1e-8 * root)
+        x = torch.addcdiv(x, m, scale, value=-rate * root / (1 - 0.9**step))
         f, g = function(x, row)
         ends.record(row, f)
     ends.close(row, x, f, torch.zeros_like(row, dtype=torch.bool))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,26 +46,36 @@ class LatentPosterior:
         """Return -log p(y | z) up to a constant, (n,), and its gradient in z (n, *latent)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            value = self._energy(self.prior.decode(z))
-            (gradient,) = torch.autograd.grad(value.sum(), z)
+            x = self.prior.decode(z)
+            if self.decoder_std:
+                value, slope = self._scattered(x.detach())
+                (gradient,) = torch.autograd.grad(x, z, slope)
+            else:
+                value = -self.problem.log_likelihood(x)
+                (gradient,) = torch.autograd.grad(value.sum(), z)
         return value.detach(), gradient
 
-    def _energy(self, x: Tensor) -> Tensor:
-        if not self.decoder_std:
-            return -self.problem.log_likelihood(x)
+    @torch.no_grad()
+    def _scattered(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -log p(y | z) where x scatters about decode(z), and its gradient in decode(z)."""
         residual = self.problem.residual(x)
-        with torch.no_grad():
-            u = self._precision(residual)
-        # The value r.u / 2 whose gradient is u: solving is not differentiated through.
-        half = (residual * u).flatten(1).sum(1)
-        return half - 0.5 * half.detach()
+        u = self._precision(residual)
+        operator = self.problem.operator
+        assert isinstance(operator, LinearOperator)
+        return 0.5 * (residual * u).flatten(1).sum(1), operator.adjoint(-u)
 
-    def _precision(self, residual: Tensor) -> Tensor:
-        """Apply (sigma^2 I + s^2 A A^T)^-1."""
+    @cached_property
+    def _precision(self) -> Callable[[Tensor], Tensor]:
+        """What applies (sigma^2 I + s^2 A A^T)^-1; only what depends on r is left to each call."""
         operator, noise = self.problem.operator, self.problem.noise
         assert isinstance(operator, LinearOperator)
         assert isinstance(noise, GaussianNoise)
-        return operator.solve_gram(residual, noise.sigma**2, scale=self.decoder_std**2)
+        damping, scale = noise.sigma**2, self.decoder_std**2
+        spectrum = operator.spectrum(self.problem.y)
+        if spectrum is None:
+            return lambda r: operator.solve_gram(r, damping, scale=scale)
+        inverse = spectrum.inverse(damping, scale=scale)
+        return lambda r: spectrum.back(inverse * spectrum.to(r))
 
     def misfit(self, z: Tensor) -> Tensor:
         """Root mean square of y - A(decode(z)) in units of what its spread should be, (n,)."""

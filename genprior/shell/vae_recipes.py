@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from genprior.data import Images
+from genprior.pretrained import load
 from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
 from genprior.priors.files import read_header
 from genprior.priors.trainable import TrainablePrior
@@ -27,6 +28,7 @@ def train_vae(
     network: dict[str, Any] | None = None,
     pixels: dict[str, Any] | None = None,
     bound: dict[str, Any] | None = None,
+    start: str | None = None,
     half: bool = False,
     card: dict[str, Any] | None = None,
 ) -> Prior:
@@ -41,7 +43,8 @@ def train_vae(
         latent_size: Length of the latent.
         network: 'kind' (perceptron or convolutional) and its options; CSGM's if None.
         pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
-        bound: What is trained: samples, importance, closed_kl, free_bits, warm_up.
+        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
+        start: Name or file of a trained VAE of the same network to begin with, if any.
         half: Store the weights in half precision at the end.
         card: Plain data on the weights, kept in the file: data, licence, ...
     """
@@ -49,7 +52,24 @@ def train_vae(
     prior = VAE.from_images(
         data, latent_size=latent_size, network=network, pixels=pixels, bound=bound
     )
+    if start is not None:
+        _begin_with(prior, start)
+        card = {"start": start, **(card or {})}
     return _train(prior, data, source, options, out, steps, batch_size, half, card)
+
+
+def _begin_with(prior: VAE, start: str) -> None:
+    """Copy the weights of a trained VAE whose network is the same."""
+    trained = load(start)
+    ours, theirs = (
+        {key: value for key, value in p.config.items() if key != "bound"} for p in (prior, trained)
+    )
+    if not isinstance(trained, VAE) or ours != theirs:
+        raise ValueError(
+            f"training cannot start from {start}, a {type(trained).__name__} with {theirs}: "
+            f"its options must be those of the VAE to train, {ours}"
+        )
+    prior.load_state_dict(trained.state_dict())
 
 
 def train_hvae(
@@ -62,6 +82,7 @@ def train_hvae(
     widths: Sequence[int] = (32, 64, 96),
     groups: Sequence[int] = (1, 2, 2),
     latent_channels: int = 6,
+    whole: int = 0,
     pixels: dict[str, Any] | None = None,
     bound: dict[str, Any] | None = None,
     half: bool = False,
@@ -78,8 +99,9 @@ def train_hvae(
         widths: Channels of each level, fine to coarse, the first at half the image's size.
         groups: Groups of latents at each level.
         latent_channels: Channels of each group.
+        whole: Length of a first group that is a vector without places; 0 for none.
         pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
-        bound: What is trained: samples, importance, closed_kl, free_bits, warm_up.
+        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
         half: Store the weights in half precision at the end.
         card: Plain data on the weights, kept in the file: data, licence, ...
     """
@@ -89,6 +111,7 @@ def train_hvae(
         widths=widths,
         groups=groups,
         latent_channels=latent_channels,
+        whole=whole,
         pixels=pixels,
         bound=bound,
     )
