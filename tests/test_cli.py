@@ -217,17 +217,27 @@ def test_lists_and_help(place, capsys):
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
-    """Would catch a demo that scores one image and draws another, or fails without a prior that
-    is still to be trained."""
-    monkeypatch.setattr(demo, "available", lambda: ["cats64-gaussian"])
-    monkeypatch.setattr(demo, "load", lambda name: smooth_gaussian(3, 64))
+    """Would catch a demo that scores one image and draws another, fails without a prior that is
+    still to be trained, or serves a prior at a size that is not its own."""
+    shipped = {
+        "cats64-gaussian": (3, 64),
+        "cats32-gaussian": (3, 32),
+        "mnist-gaussian": (1, 28),
+        "mnist-binary-vae": (1, 28),
+        "fashion-gaussian": (1, 28),
+    }
+    monkeypatch.setattr(demo, "available", lambda: list(shipped))
+    monkeypatch.setattr(demo, "load", lambda name: smooth_gaussian(*shipped[name]))
     assert main(["demo", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"cats64-gaussian +[12]\d\.\d\d dB +\d+\.\d% +\d\.\d+", said)
-    assert read_image(tmp_path / "demo.png").shape[0] == 3
+    shown = re.findall(r"(\S+) +\d+\.\d\d dB +\d+\.\d% +\d+\.\d+", said)
+    assert shown == ["cats64-gaussian", "cats32-gaussian", "mnist-gaussian"]
+    for picture in ("demo.png", "digit.png"):
+        assert read_image(tmp_path / picture).shape[0] == 3
     x = demo.cat()
     assert x.shape == (1, 3, 64, 64)
     assert x[0, 0].mean() > x[0, 2].mean(), "the cat is ginger"
+    assert demo.digit().shape == (1, 1, 28, 28)
 
 
 def test_as_a_process(place):

@@ -14,23 +14,25 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def example():
+def example(groups=(1, 2), whole=0):
     """A small one with two levels and three groups, its heads moved away from their start."""
-    prior = HierarchicalVAE(SHAPE, widths=(4, 8), groups=(1, 2), latent_channels=2)
+    prior = HierarchicalVAE(SHAPE, widths=(4, 8), groups=groups, latent_channels=2, whole=whole)
     with torch.no_grad():
         for i, parameter in enumerate(prior.network.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(i))
     return prior
 
 
-def test_contract(device):
+@pytest.mark.parametrize("whole", [0, 3])
+def test_contract(whole, device):
     """Catches broken promises: purity, row independence, files, devices, generators."""
-    testing.check_prior(example(), device=device)
+    testing.check_prior(example(whole=whole), device=device)
 
 
-def test_both_forms_of_the_kl_agree():
+@pytest.mark.parametrize("whole", [0, 3])
+def test_both_forms_of_the_kl_agree(whole):
     """Catches a KL or a log-ratio that is not that of the residuals."""
-    prior = example().double()
+    prior = example(whole=whole).double()
     x = torch.rand(2, *SHAPE, generator=seeded(), dtype=torch.float64)
     terms = prior.terms(x, samples=2_000, generator=seeded(1))
     error = terms.log_ratio.std(1) / 2_000**0.5
@@ -55,9 +57,40 @@ def test_log_likelihood_is_that_of_the_decoded_draw():
     torch.testing.assert_close(terms.log_likelihood[:, 0], expected, rtol=0.02, atol=0)
 
 
-def test_fixed_groups_stay_and_the_others_vary():
+def test_coarse_groups_warm_up_and_the_finest_does_not():
+    """Catches a warm-up that favours fine groups, or weighs the units of another group."""
+    prior = HierarchicalVAE(
+        SHAPE, widths=(4, 8), groups=(1, 1), latent_channels=2, whole=3,
+        bound={"kl_weight": 2.0, "warm_up": 40},
+    )  # fmt: skip
+    with torch.no_grad():
+        for i, parameter in enumerate(prior.network.parameters()):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(i))
+    objective = prior.objective()
+    objective.networks.seen.fill_(10)
+    x = torch.rand(5, *SHAPE, generator=seeded())
+    loss, _ = objective.loss("all", x, seeded(1))
+    terms = prior.terms(x, generator=seeded(1))
+    sizes = [3, 2 * 2 * 2, 2 * 4 * 4]
+    parts = terms.kl.mean(0).split(sizes)
+    kl = sum(w * part.sum() for w, part in zip((0.25, 0.5, 1.0), parts, strict=True))
+    torch.testing.assert_close(loss, -(terms.log_likelihood.mean() - 2 * kl) / 64)
+
+
+def test_the_first_group_without_places_reaches_every_pixel():
+    """Catches a vector that is taken in at one place, or under another shape than stated."""
+    prior = example(groups=(1, 1), whole=3)
+    assert prior.group_shapes[0] == (3, 1, 1)
+    z = torch.zeros(1, *prior.latent_shape)
+    moved = z.clone()
+    moved[:, 0] = 2
+    assert ((prior.decode(moved) - prior.decode(z)).abs() > 1e-6).all()
+
+
+@pytest.mark.parametrize("whole", [0, 3])
+def test_fixed_groups_stay_and_the_others_vary(whole):
     """Catches groups in another order than the latent's, or a fixed group drawn anew."""
-    prior = example()
+    prior = example((1, 1) if whole else (1, 2), whole)
     z = torch.randn(1, *prior.latent_shape, generator=seeded())
     groups = prior.split_latent(z)
     assert [tuple(g.shape[1:]) for g in groups] == prior.group_shapes
@@ -101,6 +134,7 @@ def test_latent_map_serves_it():
         ({"widths": (4,), "groups": (1, 2)}, "same levels"),
         ({"widths": (4, 4), "groups": (0, 0)}, "at least one group"),
         ({"latent_channels": 0}, "latent_channels"),
+        ({"whole": -1}, "at least one group"),
         ({"widths": (4, 4, 4, 4), "groups": (1, 1, 1, 1)}, "divisible by 16"),
     ],
 )

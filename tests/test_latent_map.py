@@ -16,7 +16,7 @@ from genprior.operators import (
 )
 from genprior.operators.base import Operator
 from genprior.priors import Gaussian, LatentPrior
-from genprior.solvers import JointMAP, LatentMAP
+from genprior.solvers import JointMAP, LatentMAP, curvature
 from genprior.solvers.lbfgs import minimise
 
 SHAPE = (1, 4, 3)
@@ -130,8 +130,10 @@ def rosenbrock(x, rows):
     return value, gradient
 
 
-def test_lbfgs_rows_are_independent_and_stop_costing():
+@pytest.mark.parametrize("longest_dense", [64, 0], ids=["dense", "pairs"])
+def test_lbfgs_rows_are_independent_and_stop_costing(longest_dense, monkeypatch):
     """Catches a line search or history shared between rows, and rows evaluated after their end."""
+    monkeypatch.setattr(curvature, "DENSE", longest_dense)
     x0 = torch.tensor([[-1.2, 1.0], [0.9, 0.9], [2.0, -1.0]], dtype=torch.float64)
     counts = torch.zeros(3)
 
@@ -154,6 +156,38 @@ def test_lbfgs_rows_are_independent_and_stop_costing():
         assert len(alone.history) == counts[i]
 
 
+def test_both_memories_solve_quadratics_in_their_dimension():
+    """Catches a wrong update: on a quadratic in d dimensions, with steps to the minimum along
+    each direction, BFGS ends in d steps with H the inverse Hessian, and 10 pairs give the same
+    direction while there are no more than 10."""
+    d = 7
+    root = torch.randn(2, d, d, generator=seeded(), dtype=torch.float64)
+    hessian = root @ root.mT + torch.eye(d)
+    x = torch.randn(2, d, generator=seeded(1), dtype=torch.float64)
+    dense, pairs = curvature.Dense(x), curvature.Pairs(x)
+    for _ in range(d):
+        g = (hessian @ x[:, :, None])[:, :, 0]
+        p = -dense.apply(g)
+        torch.testing.assert_close(pairs.apply(g), pairs_by_hand(pairs, g))
+        curve = (p[:, None] @ hessian @ p[:, :, None])[:, 0]
+        s = -(g * p).sum(1, keepdim=True) / curve * p
+        x, y = x + s, (hessian @ s[:, :, None])[:, :, 0]
+        for memory in (dense, pairs):
+            memory.learn(s, y)
+    assert x.abs().max() < 1e-8
+    torch.testing.assert_close(dense.h @ hessian, torch.eye(d).double().expand(2, -1, -1))
+
+
+def pairs_by_hand(pairs, g):
+    """H g by the definition of the update, from scale I through the pairs, oldest first."""
+    eye = torch.eye(g.shape[1], dtype=g.dtype)
+    h = pairs.scale[:, None, None] * eye
+    for s, y, rho in zip(pairs.s.unbind(1), pairs.y.unbind(1), pairs.rho.T, strict=True):
+        left = eye - rho[:, None, None] * s[:, :, None] * y[:, None]
+        h = left @ h @ left.mT + rho[:, None, None] * s[:, :, None] * s[:, None]
+    return (h @ g[:, :, None])[:, :, 0]
+
+
 def test_lbfgs_drops_rows_that_are_nan():
     """Catches a NaN that spreads to other rows, or is returned as the best."""
 
@@ -166,6 +200,19 @@ def test_lbfgs_drops_rows_that_are_nan():
     assert end.converged.tolist() == [True, False, True]
     assert end.value[1] == torch.inf
     assert end.x.isfinite().all()
+
+
+def test_joint_map_ends_at_the_minimum_where_turns_crawl():
+    """Catches the stall of turns alone: two pixels of twelve are measured, x holds z fast."""
+    vae = linear_vae(SHAPE)
+    gaussian = as_gaussian(vae)
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask.flatten()[:2] = True
+    problem = problem_for(gaussian, Inpainting(mask), sigma=(0.1, 0.2, 0.3))
+    result = JointMAP(turns=2, descent=4, tolerance=1e-8)(problem, vae, generator=seeded())
+    assert result.converged.all()
+    mean = gaussian.posterior(problem).mean
+    torch.testing.assert_close(result.samples[:, 0], mean, atol=1e-6, rtol=0)
 
 
 class Brittle(LatentPrior):

@@ -14,6 +14,7 @@ from genprior.priors.pixels import (
     PixelDistribution,
 )
 from genprior.priors.variational import BoundOptions
+from genprior.shell.vae_recipes import begin_with
 
 SHAPE = (1, 4, 3)
 SMALL = {"hidden": [8], "activation": "tanh"}
@@ -178,6 +179,18 @@ def test_free_bits_cost_nothing():
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("closed_kl", [True, False])
+def test_the_weight_of_the_kl(closed_kl):
+    """Catches a weight on the whole bound, or one that a form of the KL forgets."""
+    options = {"kl_weight": 3.0, "closed_kl": closed_kl, "samples": 4}
+    vae = VAE(SHAPE, 2, network=SMALL, bound=options)
+    x = torch.rand(10, *SHAPE, generator=seeded())
+    loss, _ = vae.objective().loss("all", x, seeded())
+    terms = vae.terms(x, samples=4, generator=seeded())
+    kl = terms.kl.sum(1).mean() if closed_kl else -terms.log_ratio.mean()
+    torch.testing.assert_close(loss, -(terms.log_likelihood.mean() - 3 * kl) / 12)
+
+
 def test_collapse_is_named():
     """Catches a run whose latent is ignored without a word."""
     vae = VAE(SHAPE, 2, network=SMALL)
@@ -239,3 +252,19 @@ def test_pixels_outside_their_range_are_refused(kind):
     vae = VAE(SHAPE, 2, network=SMALL, pixels={"kind": kind})
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         vae.elbo(torch.full((1, *SHAPE), 1.5), generator=seeded())
+
+
+def test_training_may_begin_with_a_trained_vae_of_the_same_network(tmp_path):
+    """Catches weights that are not taken over, or those of another network taken silently."""
+    path = tmp_path / "trained.safetensors"
+    trained = VAE(SHAPE, 2, network={**SMALL, "seed": 3})
+    trained.save(path)
+    vae = VAE(SHAPE, 2, network={**SMALL, "seed": 3}, bound={"samples": 5, "importance": True})
+    with torch.no_grad():
+        vae.encoder[-1].weight.zero_()
+    begin_with(vae, str(path))
+    for name, weight in vae.state_dict().items():
+        assert torch.equal(weight, trained.state_dict()[name])
+    assert vae.bound.samples == 5
+    with pytest.raises(ValueError, match="cannot start from"):
+        begin_with(VAE(SHAPE, 3, network=SMALL), str(path))

@@ -53,12 +53,12 @@ def train_vae(
         data, latent_size=latent_size, network=network, pixels=pixels, bound=bound
     )
     if start is not None:
-        _begin_with(prior, start)
+        begin_with(prior, start)
         card = {"start": start, **(card or {})}
     return _train(prior, data, source, options, out, steps, batch_size, half, card)
 
 
-def _begin_with(prior: VAE, start: str) -> None:
+def begin_with(prior: VAE, start: str) -> None:
     """Copy the weights of a trained VAE whose network is the same."""
     trained = load(start)
     ours, theirs = (
