@@ -40,7 +40,7 @@ COMMANDS = {
     "solvers": Command("list the solvers", "shell.catalogue:solvers"),
     "evaluate": Command("score a prior and a solver on many images", "shell.evaluate:evaluate"),
     "figure": Command("reproduce a figure", "figures:figure", ("name",)),
-    "demo": Command("restore a cat with every prior for cats", "shell.demo:demo"),
+    "demo": Command("restore a cat and a digit with every prior for them", "shell.demo:demo"),
 }
 
 USER_ERRORS = (ArgumentError, ValueError, TypeError, OSError, MemoryError, ArithmeticError)

@@ -37,7 +37,7 @@ FIGURES = {
     ),
     "hierarchy": Drawing(
         "samples with the first, then the first two groups of a hierarchical VAE fixed (Vahdat, "
-        "Kautz 2020; needs weights of that name: cats32-hvae, not shipped yet)",
+        "Kautz 2020)",
         figures_vae.hierarchy,
     ),
     "csgm": Drawing(

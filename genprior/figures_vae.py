@@ -125,7 +125,7 @@ def hierarchy(data: str | None, seed: int) -> Figure:
     assert isinstance(prior, HierarchicalVAE)
     generator = torch.Generator().manual_seed(seed)
     groups = prior.split_latent(torch.randn(1, *prior.latent_shape, generator=generator))
-    figure = _canvas(8, 6)
+    figure = _canvas(8, 4.7)
     axes = figure.subplots(3, 1)
     titles = ("nothing fixed", "z_1 fixed", "z_1 and z_2 fixed")
     for fixed, (axis, title) in enumerate(zip(axes, titles, strict=True)):

@@ -84,7 +84,7 @@ def solver_for(problem: Problem, prior: Prior) -> tuple[Solver, int]:
     """Choose the default solver and a number of samples, both cut to what a demo may take."""
     solver = default_solver(problem, prior)
     if isinstance(solver, LatentSampler):
-        solver = LatentSampler(steps=100, warm_up=150, leapfrog=6)
+        solver = LatentSampler(steps=80, warm_up=120, leapfrog=5)
     walks = isinstance(prior, DenoisingPrior) and not isinstance(prior, ExactPrior)
     return solver, WALKED if walks else SAMPLES
 
