@@ -112,7 +112,7 @@ def _azula(name: str) -> Peer:
             guided = DiffPIRDenoiser(model, y, a, variance)
             sampler = DDPMSampler(guided, steps=budget, **settings)
         else:
-            iterations = 1 if name == "MMPS" else 3
+            iterations = 3
             guided = MMPSDenoiser(
                 model, y, a, IsotropicCovariance(variance), iterations=iterations
             )
@@ -129,8 +129,7 @@ PEERS: dict[str, tuple[Callable[[str], Peer], str]] = {
     "deepinv MomentMatching": (_deepinv, "MomentMatching"),
     "azula DPS": (_azula, "DPS"),
     "azula DiffPIR": (_azula, "DiffPIR"),
-    "azula MMPS, 1 iteration": (_azula, "MMPS"),
-    "azula MMPS, 3 iterations": (_azula, "MMPS3"),
+    "azula MMPS, 3 iterations": (_azula, "MMPS"),
 }
 
 
