@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from genprior.metrics import coverage, gaussian_kl, sbc_ranks
 from genprior.operators import GaussianNoise, Inpainting, Problem
+from genprior.priors.samplers import UniPC
 from genprior.solvers import (
     DAPS,
     DDNM,
@@ -46,6 +48,7 @@ Row = dict[str, object]
 AFFINE = (PiGDM, DAPS, DiffPIR, DDNM, DDRM, RePaint)
 SOLVERS = {
     "MMPS": MMPS(),
+    "MMPS, UniPC": MMPS(sampler=UniPC()),
     "PiGDM": PiGDM(),
     "DAPS": DAPS(),
     "DAPS 50x2": DAPS(flow_steps=2),
@@ -141,8 +144,8 @@ def field_rows(only: list[str] | None = None, *, draws: int = 100) -> Iterable[R
     """1c."""
     prior, problem = random_field(7)
     posterior = prior.posterior(problem)
-    chosen = {"MMPS": MMPS(), "PiGDM": PiGDM(), "DAPS": DAPS(), "DiffPIR": DiffPIR(), "DPS": DPS()}
-    for name, solver in {"floor": None, **chosen}.items():
+    names = ("MMPS", "MMPS, UniPC", "PiGDM", "DAPS", "DiffPIR", "DPS")
+    for name, solver in {"floor": None, **{name: SOLVERS[name] for name in names}}.items():
         if only and name not in only:
             continue
         if solver is None:
@@ -294,7 +297,11 @@ def main() -> None:
         options.only.append("peers")
     rows: list[Row] = []
     for name in options.only:
+        begin = time.process_time()
         for row in tables[name]():
+            # of the processor, so that a busy machine does not count
+            row["CPU seconds"] = time.process_time() - begin
+            begin = time.process_time()
             rows.append(row)
             shown = [f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items()]
             print("  ".join(shown), flush=True)
