@@ -5,7 +5,7 @@
 Parts: `main`, six tasks at noise .05 (all solvers) and .01 (a few); `peers`, deepinv's and
 azula's solvers with as many evaluations as the default takes; `sweep`, two tasks against the
 number of steps; `dps`, the same two with the best DPS of 1000 steps; `coverage`, the default with
-19 samples. Writes images.csv, a table (images.md) and pictures. Images are test images; no
+19 samples; `pictures`. Writes images.csv and a table (images.md). Images are test images; no
 default was chosen on them. Scores are of images clipped and rounded to 8 bits, as the truth is.
 SMC, whose particles cost 256 times as much, is left to truth.py.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 import genprior
 from genprior.data import images
 from genprior.features import load_features
-from genprior.operators import GaussianNoise, Inpainting, LinearOperator, Problem
+from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.plots import grid
 from genprior.priors import DenoisingPrior, Diffusion
 from genprior.solve import default_solver
@@ -91,7 +91,7 @@ COLUMNS = (
 
 
 class Bench:
-    """One prior and its test images; makes rows and keeps samples for the pictures."""
+    """One prior and its test images."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.name, self.options = options.prior, options
@@ -111,7 +111,6 @@ class Bench:
         self.x = self.choose(options.images, seed=0)
         kind = "lenet" if channels == 1 else "vgg16"
         self.network = load_features(kind, options.features)
-        self.shown: dict[str, dict[str, Tensor]] = {}
 
     def choose(self, count: int, *, seed: int) -> Tensor:
         """Test images; other seeds choose others than seed 0 does."""
@@ -154,18 +153,8 @@ class Bench:
         problem: Problem,
         mean: Tensor | None = None,
     ) -> Row:
-        if x is self.x and sigma == 0.05:
-            lines = self.shown.setdefault(task, {"truth": x, "measurement": _shown(problem)})
-            lines[label] = samples[:, 0]
         found = scores(samples, x, problem, self.network, mean=mean)
         return {"prior": self.name, "task": task, "sigma": sigma, "solver": label} | summary(found)
-
-
-def _shown(problem: Problem) -> Tensor:
-    """The measurement as an image of the truth's size."""
-    operator = problem.operator
-    assert isinstance(operator, LinearOperator)
-    return operator.pinv(problem.y)
 
 
 def main_rows(bench: Bench) -> Iterable[Row]:
@@ -230,14 +219,24 @@ def coverage_rows(bench: Bench) -> Iterable[Row]:
         yield bench.ours(f"{type(solver).__name__} (default), 19 samples", solver, task, 0.05, x)
 
 
-def pictures(bench: Bench, folder: Path) -> None:
-    """A picture for each task: truth, measurement, then one sample of each solver, named below."""
-    for task in SMALL_TASKS:
-        if task in bench.shown:
-            lines = [line[:8] for line in bench.shown[task].values()]
-            name = task.replace(",", "").replace(" ", "-").replace("%", "percent")
-            grid(torch.cat(lines), columns=len(lines[0]), path=folder / f"{name}.png")
-            print(f"{name}.png, rows from the top: {', '.join(bench.shown[task])}")
+def picture_rows(bench: Bench) -> Iterable[Row]:
+    """A picture for each of two tasks: truth, measurement, then one sample of each method."""
+    x, bench.samples = bench.choose(8, seed=0), 1
+    for task in HARD:
+        problem = bench.problem(task, 0.05, x)
+        default = default_solver(problem, bench.prior)
+        cost = default(problem.take(torch.tensor([0])), bench.prior)
+        lines = {"truth": x, "measurement": problem.y}
+        chosen = {"default": default, "DPS": DPS(), "DiffPIR": DiffPIR()}
+        for label, solver in chosen.items():
+            generator = torch.Generator().manual_seed(2)
+            lines[label] = solver(problem, bench.prior, generator=generator).samples[:, 0]
+        for label in ("deepinv DPS", "deepinv DiffPIR", "azula MMPS, 3 iterations"):
+            budget = round(cost.forwards + cost.vjps)
+            lines[label] = peer_samples(label, problem, bench.prior, 1, budget=budget)[0][:, 0]
+        name = task.replace(",", "").replace(" ", "-")
+        grid(torch.cat(list(lines.values())), columns=8, path=bench.options.out / f"{name}.png")
+        yield {"part": "pictures", "task": task, "solver": f"rows: {', '.join(lines)}"}
 
 
 def main() -> None:
@@ -255,6 +254,7 @@ def main() -> None:
         "sweep": sweep_rows,
         "dps": dps_rows,
         "coverage": coverage_rows,
+        "pictures": picture_rows,
     }
     parser.add_argument("--parts", nargs="+", choices=kinds, default=list(kinds))
     options = parser.parse_args()
@@ -272,7 +272,6 @@ def main() -> None:
                 flush=True,
             )
             _write(rows, options.out)
-    pictures(bench, options.out)
 
 
 def _write(rows: list[Row], folder: Path) -> None:
