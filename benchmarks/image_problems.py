@@ -109,16 +109,28 @@ def scores(
         values = torch.cat([seen, truth[:, None]], 1)
         found["coverage 90 %"] = coverage(seen, truth, 0.9, where=values.amax(1) > values.amin(1))
     if network is not None:
-        found["feature distance"] = per_image(
-            feature_distance(network, seen.flatten(0, 1), repeated)
-        )
-        found["feature distance of mean"] = feature_distance(network, mean, truth)
-        if count > 1:
-            # of a right posterior the truth is one more sample: as far from one as they lie apart
-            others = seen.roll(1, dims=1).flatten(0, 1)
-            found["between samples"] = per_image(
-                feature_distance(network, seen.flatten(0, 1), others)
-            )
+        found |= feature_scores(network, samples, truth, mean)
+    return found
+
+
+def feature_scores(
+    network: LeNet | MobileNet | VGG16, samples: Tensor, truth: Tensor, mean: Tensor
+) -> dict[str, Tensor]:
+    """Score how far samples (B, S, C, H, W) and their mean look from the truth, each (B,)."""
+    batch, count = samples.shape[:2]
+    seen = as_seen(samples)
+
+    def per_image(others: Tensor) -> Tensor:
+        distances = feature_distance(network, seen.flatten(0, 1), others)
+        return distances.reshape(batch, count).double().mean(1)
+
+    found = {"feature distance": per_image(truth.repeat_interleave(count, 0))}
+    if count > 1:
+        found["feature distance of mean"] = feature_distance(network, mean.clamp(0, 1), truth)
+        # of a right posterior the truth is one more sample: as far from one as they lie apart
+        found["between samples"] = per_image(seen.roll(1, dims=1).flatten(0, 1))
+    else:
+        found["feature distance of mean"] = found["feature distance"]
     return found
 
 
