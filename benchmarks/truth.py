@@ -262,6 +262,8 @@ def draw(rows: list[Row], ranks: dict[str, Tensor], folder: Path) -> None:
             axis.hist(values.numpy(), bins=20, range=(-0.5, 19.5), density=True, color="#4477aa")
             axis.axhline(1 / 20, color="black", lw=0.8)
             axis.set_title(name, fontsize=9)
+        for axis in grid[len(ranks) :]:
+            axis.axis("off")
         figure.savefig(folder / "ranks.png", dpi=120)
 
 
