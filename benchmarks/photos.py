@@ -5,9 +5,9 @@
 Four tasks: denoise (sigma 25/255), deblur (Gaussian of std 1.6, sigma .02), 80 % missing (sigma
 .02), superres x2 (sigma .02). Ours is the default solver with 4 samples. The classical methods
 are scikit-image's: total variation, Wiener, biharmonic inpainting, bicubic enlarging; each with
-the best of a few settings on these very photos, so their rows are optimistic. Feature distances are of the
-middle 256x256. Writes photos.csv,
-a table (photos.md) and a picture of the first photo for each task.
+the best of a few settings on these very photos, so their rows are optimistic. Feature distances
+are of the middle 256x256. Writes photos.csv, a table (photos.md) and a picture
+of the first photo for each task.
 """
 
 from __future__ import annotations
