@@ -447,3 +447,36 @@ def test_kernel_is_normalised_and_said_once(place, capsys):
     said = capsys.readouterr().err
     assert said.count("2.25") == 1
     assert read_image("out/mean.png").mean() == pytest.approx(0.5, abs=0.2)
+
+
+# Precision
+
+
+def test_precision_is_what_was_asked_for(place, monkeypatch):
+    """Catches an option that is ignored, and bfloat16 on small photos, where it is slower."""
+    photo(16, 16)
+    monkeypatch.setattr("genprior.shell.solving.has_bfloat16", lambda device: True)
+    means = {}
+    for precision in ("fp32", "bf16", "auto"):
+        report = restore(*DENOISE, "--precision", precision, "--force")
+        assert report["precision"] == ("bf16" if precision == "bf16" else "fp32")
+        means[precision] = read_image("out/mean.png")
+    assert torch.equal(means["auto"], means["fp32"])
+    assert (means["bf16"] - means["fp32"]).abs().max() < 0.02
+
+
+def test_auto_takes_bfloat16_for_large_photos_where_there_are_units(place, monkeypatch):
+    """Catches a default that leaves large photos slow, or uses bfloat16 emulated in software."""
+    photo(128, 128)
+    for units in (True, False):
+        monkeypatch.setattr("genprior.shell.solving.has_bfloat16", lambda device, u=units: u)
+        report = restore(*DENOISE, "--force")
+        assert report["precision"] == ("bf16" if units else "fp32")
+
+
+def test_bfloat16_for_a_prior_without_network(place, capsys):
+    """Catches the option being dropped silently."""
+    photo(SIDE, SIDE)
+    status = run(*DENOISE, "--precision", "bf16", exact=True)
+    assert status == 2
+    assert "diffusion priors" in capsys.readouterr().err
