@@ -116,10 +116,10 @@ class Inpainting(_Pixelwise):
         like: Tensor | None = None,
     ) -> Tensor:
         # Every observed eigenvalue is 1.
-        shape = self._example(like).shape[1:]
-        value = torch.as_tensor(scale) + torch.as_tensor(damping)
-        seen = self.mask.expand(-1, *shape).flatten(1).sum(1)
-        return seen * value.to(self._example(like)).log()
+        like = self._example(like)
+        kind = {"dtype": like.dtype, "device": like.device}
+        value = torch.as_tensor(scale, **kind) + torch.as_tensor(damping, **kind)
+        return self.mask.expand(-1, *like.shape[1:]).flatten(1).sum(1) * value.log()
 
 
 def _same(y: Tensor) -> Tensor:
