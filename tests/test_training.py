@@ -17,8 +17,9 @@ from torch import nn
 from genprior import checkpoints, cli
 from genprior.augment import Augmentation
 from genprior.data import write_image
+from genprior.pretrained import load
 from genprior.priors import Diffusion, Gaussian
-from genprior.priors.files import read_prior
+from genprior.priors.files import read_header, read_prior
 from genprior.priors.trainable import Objective, TrainablePrior
 from genprior.priors.unet import UNet
 from genprior.training import TrainingOptions, train
@@ -104,6 +105,24 @@ def command(folder, out):
     words = f"train diffusion --data {folder} --size 8 --steps 40 --batch-size 4 --out {out}"
     words += " --checkpoint-every 4 --grid 4 --warmup 2 --accelerator cpu --precision fp32"
     return [*words.split(), "--network", "{widths: [8], blocks: [1]}"]
+
+
+def test_a_shipped_prior_is_trained_on(tmp_path):
+    """Would catch fine-tuning that begins from nothing, or with another network."""
+    folder, out = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    for i, x in enumerate(torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))):
+        write_image(folder / f"{i}.png", x)
+    words = f"train diffusion --data {folder} --out {out} --start photos-diffusion --any-size"
+    words += " --augment.crop 8 --steps 1 --batch-size 2 --learning-rate 1e-9 --grid 0"
+    assert cli.main(words.split()) == 0
+    before, after = load("photos-diffusion"), load(out / "prior.safetensors")
+    for a, b in zip(before.parameters(), after.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert before.data_mean.flatten().tolist() != after.data_mean.flatten().tolist()
+    assert read_header(out / "prior.safetensors")["card"]["start"] == "photos-diffusion"
+    words = words.replace(str(out), str(tmp_path / "other")) + " --network.widths [8]"
+    assert cli.main([*words.split(), "--network.blocks", "[1]"]) == 2
 
 
 def test_killed_run_ends_like_one_that_was_not(tmp_path):

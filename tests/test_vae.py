@@ -14,7 +14,7 @@ from genprior.priors.pixels import (
     PixelDistribution,
 )
 from genprior.priors.variational import BoundOptions
-from genprior.shell.vae_recipes import begin_with
+from genprior.shell.training_run import begin_with
 
 SHAPE = (1, 4, 3)
 SMALL = {"hidden": [8], "activation": "tanh"}

@@ -1,18 +1,21 @@
-"""`genprior train diffusion`: from images to a trained prior; a YAML recipe holds the options."""
+"""`genprior train diffusion | vae | hvae | autoencoder`: from images to a trained prior.
+
+A YAML recipe may hold the options; those in pretrained/recipes made the priors that are shipped.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from genprior.data import Images
-from genprior.priors.base import Prior
+from genprior.pretrained import load
+from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
 from genprior.priors.diffusion import Diffusion
-from genprior.priors.files import read_header
 from genprior.shell.source import Source
-from genprior.training import TrainingOptions, train
+from genprior.shell.training_run import Run
+from genprior.training import TrainingOptions
 
 ATTENTION = 64 * 64
 """Images up to so many pixels get attention at the lowest resolution."""
@@ -20,61 +23,38 @@ ATTENTION = 64 * 64
 
 def train_diffusion(
     source: Source,
+    run: Run,
     options: TrainingOptions,
     *,
-    out: str,
-    steps: int = 20_000,
-    batch_size: int = 64,
     any_size: bool = False,
     network: dict[str, Any] | None = None,
     objective: dict[str, Any] | None = None,
-    half: bool = False,
-    card: dict[str, Any] | None = None,
 ) -> Prior:
     """Train a diffusion prior on images; the same command again resumes.
 
     Args:
         source: The images.
+        run: Length and place.
         options: Learning rate, precision, devices, checkpoints and the rest.
-        out: Folder for prior.safetensors, checkpoints, sample grids and the loss curve.
-        steps: Updates.
-        batch_size: Images in each update, over all devices together.
         any_size: Train on crops (augment.crop) a prior for images of any size.
-        network: Options of the U-Net; None chooses by the size.
+        network: Options of the U-Net; None takes those of `start`, or chooses by the size.
         objective: 'kind' (edm, ddpm or flow) and its options.
-        half: Store the weights in half precision at the end.
-        card: Plain data on the weights, kept in the file: data, licence, ...
     """
     if any_size and (options.augment is None or options.augment.crop is None):
         raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
     data = source.open()
-    prior = build_diffusion(data, any_size=any_size, network=network, objective=objective)
-    about = {"data": source.data, "images": len(data), **(card or {})}
-    trained = train(
-        prior, data, out=out, steps=steps, batch_size=batch_size, options=options, card=about
-    )
-    if half:
-        path = f"{out}/prior.safetensors"
-        trained.save(path, card=read_header(path)["card"], dtype=torch.float16)
-    return trained
-
-
-def build_diffusion(
-    data: Images,
-    *,
-    any_size: bool = False,
-    network: dict[str, Any] | None = None,
-    objective: dict[str, Any] | None = None,
-) -> Diffusion:
-    """Build an untrained prior for a data set, with a network that fits its size."""
     first = data[0]
     shape = (first.shape[0], None, None) if any_size else tuple(first.shape)
-    return Diffusion.from_images(
+    if network is None and run.start is not None:
+        known = load(run.start).config.get("network", {})
+        network = {key: value for key, value in known.items() if key != "channels"} or None
+    prior = Diffusion.from_images(
         data,
         image_shape=shape,
         network=network if network is not None else default_network(shape),
         objective=objective,
     )
+    return run.train(prior, data, source, options)
 
 
 def default_network(shape: tuple[int | None, ...]) -> dict[str, Any]:
@@ -85,3 +65,91 @@ def default_network(shape: tuple[int | None, ...]) -> dict[str, Any]:
     levels = max(1, round(math.log2(min(height, width) / 12)) + 1)
     widths = [min(48 * 2**level, 192) for level in range(levels)]
     return {"widths": widths, "blocks": [2] * levels, "attention": height * width <= ATTENTION}
+
+
+def train_vae(
+    source: Source,
+    run: Run,
+    options: TrainingOptions,
+    *,
+    latent_size: int = 20,
+    network: dict[str, Any] | None = None,
+    pixels: dict[str, Any] | None = None,
+    bound: dict[str, Any] | None = None,
+) -> Prior:
+    """Train a VAE on images; the same command again resumes.
+
+    Args:
+        source: The images.
+        run: Length and place.
+        options: Learning rate, precision, devices, checkpoints and the rest.
+        latent_size: Length of the latent.
+        network: 'kind' (perceptron or convolutional) and its options; CSGM's if None.
+        pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
+        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
+    """
+    data = source.open()
+    prior = VAE.from_images(
+        data, latent_size=latent_size, network=network, pixels=pixels, bound=bound
+    )
+    return run.train(prior, data, source, options)
+
+
+def train_hvae(
+    source: Source,
+    run: Run,
+    options: TrainingOptions,
+    *,
+    widths: Sequence[int] = (32, 64, 96),
+    groups: Sequence[int] = (1, 2, 2),
+    latent_channels: int = 6,
+    whole: int = 0,
+    pixels: dict[str, Any] | None = None,
+    bound: dict[str, Any] | None = None,
+) -> Prior:
+    """Train a hierarchical VAE on images; the same command again resumes.
+
+    Args:
+        source: The images.
+        run: Length and place.
+        options: Learning rate, precision, devices, checkpoints and the rest.
+        widths: Channels of each level, fine to coarse, the first at half the image's size.
+        groups: Groups of latents at each level.
+        latent_channels: Channels of each group.
+        whole: Length of a first group that is a vector without places; 0 for none.
+        pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
+        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
+    """
+    data = source.open()
+    prior = HierarchicalVAE.from_images(
+        data,
+        widths=widths,
+        groups=groups,
+        latent_channels=latent_channels,
+        whole=whole,
+        pixels=pixels,
+        bound=bound,
+    )
+    return run.train(prior, data, source, options)
+
+
+def train_autoencoder(
+    source: Source,
+    run: Run,
+    options: TrainingOptions,
+    *,
+    latent_size: int = 20,
+    network: dict[str, Any] | None = None,
+) -> Prior:
+    """Train an autoencoder on images; the same command again resumes.
+
+    Args:
+        source: The images.
+        run: Length and place.
+        options: Learning rate, precision, devices, checkpoints and the rest.
+        latent_size: Length of the code.
+        network: 'kind' (perceptron or convolutional) and its options; the VAE's if None.
+    """
+    data = source.open()
+    prior = Autoencoder.from_images(data, latent_size=latent_size, network=network)
+    return run.train(prior, data, source, replace(options, grid=0))  # it has nothing to sample
