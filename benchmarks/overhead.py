@@ -233,7 +233,7 @@ def deepinv_runs(network: Network) -> Iterator[tuple[str, str, Callable[[], Any]
             return network.denoise(x, torch.as_tensor(sigma).flatten()[0])
 
     mask = masks.box(SHAPE[1:], size=24).float().expand(SHAPE)
-    kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=1.5)
+    kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=(1.5, 1.5))
     kernel = kernel.reshape(1, 1, *kernel.shape[-2:])
     noise = deepinv.physics.GaussianNoise(0.05)
     physics = {

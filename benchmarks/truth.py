@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,127 +23,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from exact_problems import curve, moments, random_field, seeded, summary
+from exact_problems import curve, random_field, seeded, summary
+from gaussians import SOLVERS, Row, gaussian_rows
 from mixtures import mixture_rows
 from torch import Tensor
 
-from genprior.metrics import coverage, gaussian_kl, sbc_ranks
+from genprior.metrics import coverage, sbc_ranks
 from genprior.operators import GaussianNoise, Inpainting, Problem
-from genprior.priors.samplers import UniPC
-from genprior.solvers import (
-    DAPS,
-    DDNM,
-    DDRM,
-    DPS,
-    MMPS,
-    SMC,
-    DiffPIR,
-    PiGDM,
-    REDDiff,
-    RePaint,
-    Solver,
-)
-from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
+from genprior.solvers import SMC
+from genprior.solvers.testing import gaussian_field
 
-Row = dict[str, object]
 Ranks = dict[str, list[float]]
-
-AFFINE = (PiGDM, DAPS, DiffPIR, DDNM, DDRM, RePaint)
-SOLVERS = {
-    "MMPS": MMPS(),
-    "MMPS, UniPC": MMPS(sampler=UniPC()),
-    "PiGDM": PiGDM(),
-    "DAPS": DAPS(),
-    "DAPS 50x2": DAPS(flow_steps=2),
-    "RePaint": RePaint(),
-    "DiffPIR": DiffPIR(),
-    "DiffPIR published": DiffPIR.published(),
-    "DDRM": DDRM(),
-    "DDRM published, 100": DDRM.published(steps=100),
-    "DDNM": DDNM(),
-    "DPS": DPS(),
-    "DPS published": DPS.published(),
-    "SMC": SMC(particles=2000),
-}
-
-
-def gaussian_rows(
-    seeds: range, sigmas: list[float], only: list[str] | None = None, *, draws: int = 2000
-) -> Iterable[Row]:
-    """1a. KL of the samples' exact law where the walk is affine, and of `draws` samples."""
-    for sigma in sigmas:
-        for name, solver in {"floor": None, "data ignored": None, **SOLVERS}.items():
-            if only and name not in only:
-                continue
-            costly = name in ("DPS published", "SMC")
-            if costly and not only and sigma != 0.05:
-                continue  # at the other levels only when asked for by name
-            some = seeds[:3] if name == "DPS published" else seeds
-            results = [_gaussian(name, solver, seed, sigma, draws) for seed in some]
-            (kl, se), (law_kl, law_se) = (summary(r[i] for r in results) for i in (0, 1))
-            yield {
-                "table": "1a",
-                "case": f"sigma {sigma}",
-                "solver": name,
-                "problems": len(some),
-                "forwards": results[0][4],
-                "vjps": summary(r[5] for r in results)[0],
-                "KL of samples": kl,
-                "se": se,
-                "KL of law": law_kl,
-                "law se": law_se,
-                "variance seen": summary(r[2] for r in results)[0],
-                "variance missing": summary(r[3] for r in results)[0],
-            }
-        if only and "REDDiff" not in only:
-            continue
-        error = [_reddiff_error(seed, sigma) for seed in seeds]
-        mean, se = summary(error)
-        yield {
-            "table": "1a",
-            "case": f"sigma {sigma}",
-            "solver": "REDDiff",
-            "forwards": 100,
-            "mean error / std": mean,
-            "se": se,
-        }
-
-
-def _gaussian(
-    name: str, solver: Solver | None, seed: int, sigma: float, draws: int
-) -> tuple[float, ...]:
-    prior, problem = gaussian_field(seed, sigma=sigma)
-    mean, covariance = posterior_law(prior, problem)
-    generator, cost = seeded(seed), (0.0, 0.0)
-    law_kl = math.nan
-    law = (mean, covariance)
-    if name == "data ignored":
-        law = moments(prior.sample(20000, generator=generator))
-    if isinstance(solver, AFFINE):
-        law = affine_law(solver, problem, prior)
-        cost = (solver.steps, solver.steps if isinstance(solver, PiGDM) else 0)
-    if isinstance(solver, (*AFFINE, type(None))):
-        law_kl = float(gaussian_kl(*law, mean, covariance))
-        root = torch.linalg.cholesky(law[1])
-        noise = torch.randn(draws, 16, generator=generator, dtype=torch.float64)
-        law = moments(law[0] + noise @ root.T)
-    else:
-        count = 500 if solver == SOLVERS["DPS published"] else draws
-        result = solver(problem, prior, num_samples=count, batch_size=count, generator=generator)
-        law = moments(result.samples[0])
-        particles = solver.particles / count if isinstance(solver, SMC) else 1
-        cost = (result.forwards / particles, result.vjps / particles)
-    seen = problem.operator.observed.flatten()  # type: ignore[union-attr]
-    ratio = law[1].diag() / covariance.diag()
-    kl = float(gaussian_kl(*law, mean, covariance))
-    return kl, law_kl, float(ratio[seen].mean()), float(ratio[~seen].mean()), *cost
-
-
-def _reddiff_error(seed: int, sigma: float) -> float:
-    prior, problem = gaussian_field(seed, sigma=sigma)
-    mean, covariance = posterior_law(prior, problem)
-    found = REDDiff()(problem, prior, generator=seeded(seed)).mean.flatten()
-    return float(((found - mean) / covariance.diag().sqrt()).square().mean().sqrt())
 
 
 def field_rows(only: list[str] | None = None, *, draws: int = 100) -> Iterable[Row]:

@@ -53,6 +53,17 @@ def test_wrong_units_are_noticed(monkeypatch):
     assert kl() > BAR
 
 
+def test_halved_guidance_is_noticed(monkeypatch):
+    """Catches a bar so wide that half the pull towards y passes."""
+    whole = DenoisingPosterior._guide
+
+    def half(self, walk, x, sigma):
+        return (whole(self, walk, x, sigma) + walk.prior.denoise(x, sigma)) / 2
+
+    monkeypatch.setattr(DenoisingPosterior, "_guide", half)
+    assert kl() > BAR
+
+
 def test_modes_have_their_weights():
     """Catches an approximation of p(y | x_t), under which modes far apart get wrong weights."""
     means = torch.tensor([0.3, 0.7], dtype=torch.float64).reshape(2, 1, 1, 1)
