@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
-from genprior.priors.samplers import DPMSolver, Sampler
+from genprior.priors.samplers import Sampler, SASolver
 from genprior.solvers.base import Counted
 from genprior.solvers.krylov import krylov_solve
 from genprior.solvers.levels import noise_grid
@@ -32,18 +32,16 @@ class MMPS(_GuidedWalk):
     by few of them. Exact for a Gaussian prior; a network's Jacobian is not quite symmetric, so
     the solver of the system does not ask for symmetry.
 
-    The walk draws fresh noise, which heals what a trained network gets wrong. With an exact
-    denoiser, `sampler=UniPC()` is ten times nearer the posterior.
+    The walk draws fresh noise, which heals what a trained network gets wrong.
 
     Attributes:
         iterations: Most vector-Jacobian products for each step.
         tolerance: Relative residual at which the system counts as solved.
 
     Source: Rozet et al. 2024, arXiv:2405.13712, section 4 (with conjugate gradients and a
-        DDPM or DDIM walk). Differs: the walk is DPM-Solver++(2M), stochastic, on log-uniform
-        levels that follow sigma_y, started at the second order in 1 / sigma; generalised
-        conjugate residuals, preconditioned by the system of V = v I where A A^T is diagonal in
-        closed form.
+        DDPM or DDIM walk). Differs: the walk is SA-Solver's, on log-uniform levels that follow
+        sigma_y, started at the second order in 1 / sigma; generalised conjugate residuals,
+        preconditioned by the system of V = v I where A A^T is diagonal in closed form.
     """
 
     linear: ClassVar[bool] = True
@@ -52,7 +50,7 @@ class MMPS(_GuidedWalk):
     steps: int = 20
     iterations: int = 5
     tolerance: float = 1e-2
-    sampler: Sampler = DPMSolver(stochastic=True)  # noqa: RUF009 (frozen)
+    sampler: Sampler = SASolver()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ import torch
 from genprior.metrics import sliced_wasserstein
 from genprior.operators.random import normal
 from genprior.priors import Gaussian, GaussianMixture, samplers
-from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, UniPC
+from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, SASolver, UniPC
 
 HIGH, LOW = 20.0, 0.02
 STD = torch.tensor([0.5, 0.2, 0.05], dtype=torch.float64)
@@ -33,7 +33,13 @@ def flow_error(sampler, evaluations, grid=samplers.log_uniform):
 
 @pytest.mark.parametrize(
     ("sampler", "order"),
-    [(Euler(), 1), (Heun(), 2), (DPMSolver(), 2), (UniPC(), 4), (UniPC(longest=0.0), 2)],
+    [
+        (Euler(), 1),
+        (Heun(), 2),
+        (DPMSolver(), 2),
+        (UniPC(), 4),
+        (SASolver(tau=0.0, longest=0.0), 2),
+    ],
     ids=["euler", "heun", "2m", "unipc", "unipc, long steps"],
 )
 @pytest.mark.parametrize("grid", [samplers.log_uniform, samplers.rho_grid])
@@ -50,6 +56,12 @@ def test_corrector_pays_at_twenty_evaluations():
     assert flow_error(UniPC(), 20) < flow_error(DPMSolver(), 20) / 10
 
 
+def test_tau_is_not_negative():
+    """Would catch more noise added than the walk takes out."""
+    with pytest.raises(ValueError, match="tau"):
+        SASolver(tau=-0.1)
+
+
 def test_steps_of_length_zero():
     """Would catch polynomials through the same place twice: NaN where a row has one level."""
     prior = gaussian()
@@ -63,7 +75,14 @@ def test_steps_of_length_zero():
 
 @pytest.mark.parametrize(
     "sampler",
-    [DDPM(), DDIM(0.5), Heun(churn=60.0, churn_noise=1.0), DPMSolver(stochastic=True)],
+    [
+        DDPM(),
+        DDIM(0.5),
+        Heun(churn=60.0, churn_noise=1.0),
+        DPMSolver(stochastic=True),
+        SASolver(),
+        SASolver(tau=1.0),
+    ],
     ids=str,
 )
 def test_stochastic_walks_keep_the_variance(sampler):
@@ -101,6 +120,7 @@ MIXTURE_SAMPLERS = {
     "2m": DPMSolver(),
     "stochastic": DPMSolver(stochastic=True),
     "unipc": UniPC(),
+    "sa": SASolver(),
 }
 
 

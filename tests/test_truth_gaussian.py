@@ -11,7 +11,7 @@ from genprior.metrics import gaussian_kl
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.operators.random import normal
 from genprior.priors import Gaussian
-from genprior.priors.samplers import UniPC
+from genprior.priors.samplers import SASolver, UniPC
 from genprior.solvers import (
     DAPS,
     DDNM,
@@ -75,7 +75,10 @@ class Bar:
 # and SMC (500: .15).
 BARS = {
     "MMPS": Bar(MMPS(), 0.065, (0.92, 1.08), law=partial(sampled, draws=2000)),
-    "MMPS, solved": Bar(MMPS(iterations=8, tolerance=1e-9), 0.02, (0.95, 1.06)),
+    "MMPS, solved": Bar(MMPS(iterations=8, tolerance=1e-9), 0.001, (0.985, 1.015)),
+    "MMPS, reverse diffusion": Bar(
+        MMPS(iterations=8, tolerance=1e-9, sampler=SASolver(tau=1.0)), 0.01, (0.98, 1.04)
+    ),
     "MMPS, UniPC": Bar(MMPS(iterations=8, tolerance=1e-9, sampler=UniPC()), 0.001, (0.985, 1.01)),
     "PiGDM": Bar(PiGDM(), 0.3, (0.85, 1.2)),
     "DAPS": Bar(DAPS(), 0.1, (0.95, 1.1)),
