@@ -325,27 +325,35 @@ class SASolver(Sampler):
     that reach too far swing.
 
     Attributes:
-        tau: Share of fresh noise: 0 solves the probability flow, 1 the reverse diffusion.
+        tau: Share of fresh noise while sigma is high, where a walk chooses what an image shows
+            and fresh noise heals wrong choices: 0 solves the probability flow, 1 the reverse
+            diffusion.
+        tau_low: The same over the rest of the walk, where noise only costs accuracy.
+        turn: Share of the walk, in log sigma, that has `tau`.
         longest: h from which on extrapolating over three x0 is worse than over two.
 
-    Source: Xue et al. 2023, arXiv:2309.05019, Algorithm 1 (constant tau, predictor of order 3,
-        corrector of order 4).
+    Source: Xue et al. 2023, arXiv:2309.05019, Algorithm 1 (predictor of order 3, corrector of
+        order 4; tau piecewise constant, as there in section 6).
     """
 
-    tau: float = 0.7
+    tau: float = 1.0
+    tau_low: float = 0.4
+    turn: float = 0.4
     longest: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.tau < 0:
-            raise ValueError(f"tau must be at least 0, not {self.tau}")
+        if min(self.tau, self.tau_low) < 0:
+            raise ValueError(f"tau must be at least 0, not {min(self.tau, self.tau_low)}")
 
     def _walk(
         self, denoise: _Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
-        predictors, correctors = self._weights(sigmas)
+        high = sigmas[1:] >= sigmas[0] ** (1 - self.turn) * sigmas[-1] ** self.turn
+        tau2 = torch.where(high, self.tau**2, self.tau_low**2).to(sigmas)
+        predictors, correctors = self._weights(sigmas, 1 + tau2)
         h = (sigmas[:-1] / sigmas[1:]).log()
-        shrink = torch.exp(-(1 + self.tau**2) * h)
-        fresh = sigmas[1:] * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
+        shrink = torch.exp(-(1 + tau2) * h)
+        fresh = sigmas[1:] * (-torch.expm1(-2 * tau2 * h)).sqrt()
         known: list[Tensor] = []
         before = x
         for i in range(len(sigmas) - 1):
@@ -354,17 +362,17 @@ class SASolver(Sampler):
                 x = before + _combine(correctors[i - 1], [x0, *known])
             known = [x0, *known[:2]]
             before = per_row(shrink[i], x) * x
-            if self.tau > 0:
+            if self.tau > 0 or self.tau_low > 0:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
                 before = before + per_row(fresh[i], x) * noise
             x = before + _combine(predictors[i], known)
             yield x
 
-    def _weights(self, sigmas: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _weights(self, sigmas: Tensor, rates: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return for each step the weights of x0s, newest first: (1 to 3, ...), (2 to 4, ...)."""
-        places, k = -sigmas.double().log(), 1 + self.tau**2
+        places = -sigmas.double().log()
         predictors, correctors = [], []
-        for i in range(len(sigmas) - 1):
+        for i, k in enumerate(rates.double()):
             h = places[i + 1] - places[i]
             nodes = [places[j] - places[i] for j in range(i, max(-1, i - 3), -1)]
             predictor, corrector = _adams(nodes, h, k), _adams([h, *nodes], h, k)
@@ -383,16 +391,16 @@ class SASolver(Sampler):
 
 
 def UniPC() -> SASolver:
-    """The probability flow by `SASolver` with tau = 0.
+    """The probability flow by `SASolver` without noise.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, Algorithms 5 and 6 (data prediction, order 3).
         Differs: the weights integrate the polynomials exactly, the choice of Hochbruck,
         Ostermann 2005 for exponential multistep methods.
     """
-    return SASolver(tau=0.0)
+    return SASolver(tau=0.0, tau_low=0.0)
 
 
-def _adams(nodes: list[Tensor], h: Tensor, k: float) -> Tensor:
+def _adams(nodes: list[Tensor], h: Tensor, k: Tensor) -> Tensor:
     """Integrate k e^(-k (h-t)) L_j(t) over [0, h] for Lagrange's polynomials on `nodes`.
 
     By quadrature, which does not cancel for small h as closed forms do.

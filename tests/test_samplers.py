@@ -38,7 +38,7 @@ def flow_error(sampler, evaluations, grid=samplers.log_uniform):
         (Heun(), 2),
         (DPMSolver(), 2),
         (UniPC(), 4),
-        (SASolver(tau=0.0, longest=0.0), 2),
+        (SASolver(tau=0.0, tau_low=0.0, longest=0.0), 2),
     ],
     ids=["euler", "heun", "2m", "unipc", "unipc, long steps"],
 )
@@ -81,7 +81,7 @@ def test_steps_of_length_zero():
         Heun(churn=60.0, churn_noise=1.0),
         DPMSolver(stochastic=True),
         SASolver(),
-        SASolver(tau=1.0),
+        SASolver(tau_low=1.0),
     ],
     ids=str,
 )

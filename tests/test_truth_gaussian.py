@@ -77,7 +77,7 @@ BARS = {
     "MMPS": Bar(MMPS(), 0.065, (0.92, 1.08), law=partial(sampled, draws=2000)),
     "MMPS, solved": Bar(MMPS(iterations=8, tolerance=1e-9), 0.001, (0.985, 1.015)),
     "MMPS, reverse diffusion": Bar(
-        MMPS(iterations=8, tolerance=1e-9, sampler=SASolver(tau=1.0)), 0.01, (0.98, 1.04)
+        MMPS(iterations=8, tolerance=1e-9, sampler=SASolver(tau_low=1.0)), 0.01, (0.98, 1.04)
     ),
     "MMPS, UniPC": Bar(MMPS(iterations=8, tolerance=1e-9, sampler=UniPC()), 0.001, (0.985, 1.01)),
     "PiGDM": Bar(PiGDM(), 0.3, (0.85, 1.2)),
