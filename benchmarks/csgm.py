@@ -95,15 +95,17 @@ def pairs(prior: VAE, x: Tensor, m: int) -> None:
         }.items()
     }
     errors = {k: (r.mean - x).square().flatten(1).mean(1) for k, r in results.items()}
+    adam = results.pop("adam")
+    error = errors["adam"].mean()
+    print(f"m {m}, {len(x)} digits, adam: error {error:.4f}; {adam.vjps:.0f} gradients a digit")
     for name, result in results.items():
-        error, gap = errors[name], errors[name] - errors["adam"]
-        lower = results["adam"].trace["energy"][-1] - result.trace["energy"][-1]
+        gap = errors[name] - errors["adam"]
+        lower = adam.trace["energy"][-1] - result.trace["energy"][-1]
         print(
-            f"m {m}, {len(x)} digits, {name}: error {error.mean():.4f}, minus Adam's "
-            f"{gap.mean():+.4f} +- {gap.std() / len(x) ** 0.5:.4f}; energy {lower.mean():.2f} "
-            f"nats below Adam's on average, lower by 0.05 on {int((lower > 0.05).sum())}, higher "
-            f"on {int((lower < -0.05).sum())}; {result.vjps:.0f} gradients for each digit",
-            flush=True,
+            f"{name}: error {errors[name].mean():.4f}, minus Adam's {gap.mean():+.4f} +- "
+            f"{gap.std() / len(x) ** 0.5:.4f}; energy {lower.mean():.2f} nats below Adam's on "
+            f"average, lower by 0.05 on {int((lower > 0.05).sum())}, higher on "
+            f"{int((lower < -0.05).sum())}; {result.vjps:.0f} gradients a digit"
         )
 
 
