@@ -93,7 +93,7 @@ def draw(rows: list[dict[str, float]]) -> Figure:
     }
     for key, (label, style) in styles.items():
         axes.plot([r["m"] for r in rows], [r[key] for r in rows], style, label=label)
-    axes.set(xscale="log", yscale="log", ylim=(1e-3, 0.2))
+    axes.set(xscale="log", yscale="log", ylim=(2e-4, 0.2))
     axes.set(xlabel="measurements of 784 pixels", ylabel="squared error per pixel")
     axes.legend(fontsize=8)
     return figure

@@ -23,23 +23,6 @@ ROW_VALUES = 2**21
 """Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
 
 
-class _CountVJP(torch.autograd.Function):
-    """Identity whose backward pass counts one vector-Jacobian product for each row."""
-
-    @staticmethod
-    def forward(output: Tensor, counter: Counted) -> Tensor:
-        return output.view_as(output)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Counted], output: Tensor) -> None:
-        ctx.counter = inputs[1]  # apart from `forward`, so that torch.func.vjp works too
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        ctx.counter.vjps += gradient.shape[0]
-        return gradient, None
-
-
 class Counted:
     """A prior whose network evaluations are counted, in rows. Other attributes pass through."""
 
@@ -53,7 +36,12 @@ class Counted:
 
     def _count(self, output: Tensor) -> Tensor:
         self.forwards += output.shape[0]
-        return _CountVJP.apply(output, self) if output.requires_grad else output  # type: ignore
+        if output.requires_grad:
+            output.register_hook(self._count_vjps)
+        return output
+
+    def _count_vjps(self, gradient: Tensor) -> None:
+        self.vjps += gradient.shape[0]
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         return self._count(self.prior.denoise(x, sigma))  # type: ignore[operator]

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
 from genprior.operators.base import per_row
@@ -40,7 +41,10 @@ class LatentPosterior:
 
     def take(self, index: Tensor) -> LatentPosterior:
         """Keep the rows `index`."""
-        return replace(self, problem=self.problem.take(index))
+        taken = replace(self, problem=self.problem.take(index))
+        if self.decoder_std and not (self.problem.operator.rows or self.problem.noise.rows):
+            vars(taken)["_precision"] = self._precision  # the same for all rows
+        return taken
 
     def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return -log p(y | z) up to a constant, (n,), and its gradient in z (n, *latent)."""
@@ -62,7 +66,7 @@ class LatentPosterior:
         u = self._precision(residual)
         operator = self.problem.operator
         assert isinstance(operator, LinearOperator)
-        return 0.5 * (residual * u).flatten(1).sum(1), operator.adjoint(-u)
+        return 0.5 * vecdot(residual.flatten(1), u.flatten(1)), operator.adjoint(-u)
 
     @cached_property
     def _precision(self) -> Callable[[Tensor], Tensor]:

@@ -52,8 +52,8 @@ class _Rows:
     trials: Tensor
     still: Tensor  # accepted steps in a row that did not change f beyond rounding
 
-    def keep(self, mask: Tensor) -> _Rows:
-        return _Rows(*(getattr(self, f.name)[mask] for f in fields(self)))
+    def keep(self, index: Tensor) -> _Rows:
+        return _Rows(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 def minimise(function: Function, x0: Tensor, *, steps: int, tolerance: float) -> Minimum:
@@ -82,7 +82,7 @@ def minimise(function: Function, x0: Tensor, *, steps: int, tolerance: float) ->
     rows = _Rows(
         row, x0, f, g, -g, -norm.square(), 1 / norm.clamp(min=1), zero, zero + torch.inf, count,
         count.clone(),
-    ).keep(going)  # fmt: skip
+    ).keep(going.nonzero()[:, 0])  # fmt: skip
     bends = curvature(rows.x)
     for _ in range(steps - 1):
         if not len(rows.row):
@@ -92,9 +92,10 @@ def minimise(function: Function, x0: Tensor, *, steps: int, tolerance: float) ->
         converged, over = _advance(rows, bends, trial, f, g, tolerance)
         ends.record(rows.row, rows.f)
         if bool(over.any()):
-            ends.close(rows.row[over], rows.x[over], rows.f[over], converged[over])
-            rows = rows.keep(~over)
-            bends.keep(~over)
+            gone, left = (mask.nonzero()[:, 0] for mask in (over, ~over))
+            ends.close(rows.row[gone], rows.x[gone], rows.f[gone], converged[gone])
+            rows = rows.keep(left)
+            bends.keep(left)
     ends.close(rows.row, rows.x, rows.f, torch.zeros_like(rows.row, dtype=torch.bool))
     return ends.minimum()
 
@@ -131,6 +132,8 @@ class Ends:
 def _finite(f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Make a value that is not finite, or has no finite gradient, infinite with gradient 0."""
     good = (f + g.sum(1)).isfinite()
+    if bool(good.all()):
+        return f, g
     return f.where(good, torch.inf), g.where(good[:, None], 0.0)
 
 

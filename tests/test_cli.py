@@ -75,6 +75,17 @@ def test_simulated_tasks(place, task):
     assert report["coverage_90"] > 0.6
 
 
+def test_chains_too_short_are_reported(place, capsys):
+    """Would catch a doubtful result that is not called one, or without the R-hat that says why."""
+    words = ("--solver", "LatentSampler", "--steps", "4", "--task", "denoise", "--sigma", "0.1")
+    report = restore(place, *words)
+    assert report["r_hat"] > 1.05
+    assert not report["converged"]
+    out = capsys.readouterr().out
+    assert f"R-hat     {report['r_hat']:.2f}" in out
+    assert "NOT CONVERGED" in out
+
+
 def test_measured_photo_of_another_size(place):
     """Would catch superres that shrinks the photo once more: it is the small image."""
     small = read_image(place.photo).reshape(3, 8, 2, 8, 2).mean((2, 4))

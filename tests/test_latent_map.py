@@ -44,7 +44,8 @@ def gaussian():
 
 def problem_for(prior, operator, sigma=(0.02, 0.05, 0.2)):
     x = prior.sample(3, generator=seeded(1))
-    noise = GaussianNoise(torch.tensor(sigma, dtype=x.dtype))
+    shared = isinstance(sigma, float)
+    noise = GaussianNoise(sigma if shared else torch.tensor(sigma, dtype=x.dtype))
     return Problem.simulate(x, operator, noise, generator=seeded(2))
 
 
@@ -60,12 +61,14 @@ def test_map_of_gaussian_is_posterior_mean(operator):
     )
 
 
+@pytest.mark.parametrize("sigma", [(0.02, 0.05, 0.2), 0.05], ids=["sigmas", "sigma"])
 @pytest.mark.parametrize("operator", operators(), ids=lambda o: type(o).__name__)
-def test_map_of_linear_vae_counts_decoder_variance(operator):
-    """Catches a decoder variance left out of the likelihood, or x not moved towards y."""
+def test_map_of_linear_vae_counts_decoder_variance(operator, sigma):
+    """Catches a decoder variance left out of the likelihood, x not moved towards y, or rows that
+    go on after others ended with factors that are not theirs."""
     vae = linear_vae(SHAPE)
     gaussian = as_gaussian(vae)
-    problem = problem_for(gaussian, operator)
+    problem = problem_for(gaussian, operator, sigma)
     result = LatentMAP(tolerance=1e-8)(problem, vae, generator=seeded())
     mean = gaussian.posterior(problem).mean
     torch.testing.assert_close(result.samples[:, 0], mean, atol=1e-6, rtol=0)

@@ -260,6 +260,8 @@ def _report(
 ) -> dict[str, Any]:
     """What result.json holds; a score that is not finite is null."""
     scores = {name: values.item() for name, values in score(result, problem, truth).items()}
+    if "r_hat" in result.trace:
+        scores["r_hat"] = result.trace["r_hat"][-1].item()
     return {
         "prior": solving.prior,
         "solver": result.solver,
@@ -297,6 +299,8 @@ def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
         print(f"PSNR      {report['psnr_mean']:.2f} dB of the mean")
     if "coverage_90" in report:
         print(f"coverage  {report['coverage_90']:.1%} of the pixels in their 90 % interval")
+    if report.get("r_hat") is not None:
+        print(f"R-hat     {report['r_hat']:.2f} (chains that agree are below 1.05)")
     if not report["converged"]:
         print("NOT CONVERGED: do not trust this result")
     print(f"wrote     {folder}")
