@@ -370,23 +370,29 @@ class SASolver(Sampler):
 
     def _weights(self, sigmas: Tensor, rates: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return for each step the weights of x0s, newest first: (1 to 3, ...), (2 to 4, ...)."""
-        places = -sigmas.double().log()
-        predictors, correctors = [], []
-        for i, k in enumerate(rates.double()):
-            h = places[i + 1] - places[i]
-            nodes = [places[j] - places[i] for j in range(i, max(-1, i - 3), -1)]
+        places, rates = -sigmas.double().log(), rates.double()
+        predictors: list[Tensor] = []
+        correctors: list[Tensor] = []
+        # The first step knows one x0, the second two, all others three: these go together.
+        steps = len(rates)
+        for first, last in ((0, min(1, steps)), (1, min(2, steps)), (2, steps)):
+            if first >= last:
+                break
+            now, k = places[first:last], rates[first:last]
+            h = places[first + 1 : last + 1] - now
+            nodes = [places[first - j : last - j] - now for j in range(first + 1)]
             predictor, corrector = _adams(nodes, h, k), _adams([h, *nodes], h, k)
             # Steps of length zero have no polynomial either.
             short = (h <= self.longest) & corrector.isfinite().all(0) & predictor.isfinite().all(0)
             fallback = torch.zeros_like(predictor)
             fallback[0] = -torch.expm1(-k * h)
-            if i > 0:
+            if first > 0:
                 slope = torch.where(nodes[1] == 0, 0, -h / (2 * nodes[1]))
                 fallback[:2] = fallback[0] * torch.stack([1 + slope, -slope])
             predictor = torch.where(short, predictor, fallback)
             kept = torch.cat([torch.zeros_like(h)[None], predictor])
-            predictors.append(predictor.to(sigmas))
-            correctors.append(torch.where(short, corrector, kept).to(sigmas))
+            predictors += predictor.to(sigmas).unbind(1)
+            correctors += torch.where(short, corrector, kept).to(sigmas).unbind(1)
         return predictors, correctors
 
 
@@ -400,12 +406,15 @@ def UniPC() -> SASolver:
     return SASolver(tau=0.0, tau_low=0.0)
 
 
+_GAUSS = np.polynomial.legendre.leggauss(8)
+
+
 def _adams(nodes: list[Tensor], h: Tensor, k: Tensor) -> Tensor:
     """Integrate k e^(-k (h-t)) L_j(t) over [0, h] for Lagrange's polynomials on `nodes`.
 
     By quadrature, which does not cancel for small h as closed forms do.
     """
-    at, weight = (torch.from_numpy(v).to(h) for v in np.polynomial.legendre.leggauss(8))
+    at, weight = (torch.from_numpy(v).to(h) for v in _GAUSS)
     t = per_row((at + 1) / 2, h[None]) * h
     kernel = per_row(weight / 2, h[None]) * h * k * torch.exp(k * (t - h))
     integrals = []
