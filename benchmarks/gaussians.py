@@ -9,7 +9,7 @@ import torch
 from exact_problems import moments, seeded, summary
 
 from genprior.metrics import gaussian_kl
-from genprior.priors.samplers import UniPC
+from genprior.priors.sa_solver import UniPC
 from genprior.solvers import (
     DAPS,
     DDNM,

@@ -18,7 +18,8 @@ from torch import Tensor
 from genprior.metrics import sliced_wasserstein
 from genprior.operators import Problem
 from genprior.operators.base import per_row
-from genprior.priors.samplers import DDIM, Sampler, UniPC
+from genprior.priors.sa_solver import UniPC
+from genprior.priors.samplers import DDIM, Sampler
 from genprior.solvers import DAPS, DDNM, DDRM, DPS, MMPS, SMC, DiffPIR, PiGDM, Solver
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid

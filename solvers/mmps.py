@@ -10,7 +10,8 @@ from torch import Tensor
 
 from genprior.operators import LinearOperator, Problem
 from genprior.operators.base import per_row
-from genprior.priors.samplers import Sampler, SASolver
+from genprior.priors.sa_solver import SASolver
+from genprior.priors.samplers import Sampler
 from genprior.solvers.base import Counted
 from genprior.solvers.krylov import krylov_solve
 from genprior.solvers.levels import noise_grid

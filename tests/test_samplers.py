@@ -8,7 +8,8 @@ import torch
 from genprior.metrics import sliced_wasserstein
 from genprior.operators.random import normal
 from genprior.priors import Gaussian, GaussianMixture, samplers
-from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, SASolver, UniPC
+from genprior.priors.sa_solver import SASolver, UniPC
+from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun
 
 HIGH, LOW = 20.0, 0.02
 STD = torch.tensor([0.5, 0.2, 0.05], dtype=torch.float64)

@@ -11,7 +11,7 @@ from genprior.metrics import gaussian_kl
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.operators.random import normal
 from genprior.priors import Gaussian
-from genprior.priors.samplers import SASolver, UniPC
+from genprior.priors.sa_solver import SASolver, UniPC
 from genprior.solvers import (
     DAPS,
     DDNM,

@@ -21,6 +21,7 @@ from genprior.shell.degradation import Degradation, Size, fit_mask
 from genprior.shell.scores import score
 from genprior.shell.solving import Solving
 from genprior.solvers import Result
+from genprior.solvers.latent_sampler import R_HAT
 
 Fit = Literal["crop", "resize"]
 
@@ -300,7 +301,7 @@ def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
     if "coverage_90" in report:
         print(f"coverage  {report['coverage_90']:.1%} of the pixels in their 90 % interval")
     if report.get("r_hat") is not None:
-        print(f"R-hat     {report['r_hat']:.2f} (chains that agree are below 1.05)")
+        print(f"R-hat     {report['r_hat']:.2f} (chains that agree are below {R_HAT})")
     if not report["converged"]:
         print("NOT CONVERGED: do not trust this result")
     print(f"wrote     {folder}")
