@@ -76,10 +76,12 @@ def scores(
     network: LeNet | MobileNet | VGG16 | None,
     *,
     mean: Tensor | None = None,
+    antithetic: bool = False,
 ) -> dict[str, Tensor]:
     """Score samples (B, S, C, H, W), each score (B,); all but the residual on 8-bit images.
 
-    `mean` (B, C, H, W) is that of the Result; that of the samples if None.
+    `mean` (B, C, H, W) is that of the Result; that of the samples if None. What asks for
+    independent samples gets one of each antithetic pair, then the others.
     """
     batch, count = samples.shape[:2]
     seen = as_seen(samples)
@@ -104,17 +106,30 @@ def scores(
         "residual / sigma": per_image(size),
     }
     if count > 1:
-        found["CRPS"] = crps(seen, truth)
         # where truth and samples are all equal, as on black paper, there is nothing to cover
         values = torch.cat([seen, truth[:, None]], 1)
-        found["coverage 90 %"] = coverage(seen, truth, 0.9, where=values.amax(1) > values.amin(1))
+        vary = values.amax(1) > values.amin(1)
+        halves = independent(seen, antithetic)
+        found["CRPS"] = torch.stack([crps(half, truth) for half in halves]).mean(0)
+        held = [coverage(half, truth, 0.9, where=vary) for half in halves]
+        found["coverage 90 %"] = torch.stack(held).mean(0)
     if network is not None:
-        found |= feature_scores(network, samples, truth, mean)
+        found |= feature_scores(network, samples, truth, mean, antithetic=antithetic)
     return found
 
 
+def independent(samples: Tensor, antithetic: bool) -> list[Tensor]:
+    """Cut samples (B, S, ...) into sets of independent ones."""
+    return [samples[:, ::2], samples[:, 1::2]] if antithetic else [samples]
+
+
 def feature_scores(
-    network: LeNet | MobileNet | VGG16, samples: Tensor, truth: Tensor, mean: Tensor
+    network: LeNet | MobileNet | VGG16,
+    samples: Tensor,
+    truth: Tensor,
+    mean: Tensor,
+    *,
+    antithetic: bool = False,
 ) -> dict[str, Tensor]:
     """Score how far samples (B, S, C, H, W) and their mean look from the truth, each (B,)."""
     batch, count = samples.shape[:2]
@@ -128,7 +143,8 @@ def feature_scores(
     if count > 1:
         found["feature distance of mean"] = feature_distance(network, mean.clamp(0, 1), truth)
         # of a right posterior the truth is one more sample: as far from one as they lie apart
-        found["between samples"] = per_image(seen.roll(1, dims=1).flatten(0, 1))
+        others = seen.roll(2 if antithetic else 1, dims=1)
+        found["between samples"] = per_image(others.flatten(0, 1))
     else:
         found["feature distance of mean"] = found["feature distance"]
     return found

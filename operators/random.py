@@ -13,6 +13,10 @@ Generators = Union[torch.Generator, Sequence[torch.Generator], None]  # noqa: UP
 """None (fresh entropy), one generator for the whole batch, or one for each image."""
 
 
+class Mirrored(torch.Generator):
+    """A generator whose normal draws are the negatives of those that its seed gives."""
+
+
 def _fresh() -> torch.Generator:
     # Not generator.seed(): it opens a file, which has taken half a millisecond.
     return torch.Generator().manual_seed(secrets.randbits(63))
@@ -33,11 +37,14 @@ def check_generators(generator: Generators, count: int) -> None:
         raise ValueError(f"{len(generator)} generators came for {count} images: pass one each")
 
 
-def spawn(generator: Generators, count: int, *, per: int = 1) -> list[torch.Generator]:
+def spawn(
+    generator: Generators, count: int, *, per: int = 1, mirrored: bool = False
+) -> list[torch.Generator]:
     """Seed `count * per` independent generators, image-major.
 
     Every row of a solver gets its own, so results do not depend on how rows are grouped into
-    chunks. A sequence of `count` generators seeds `per` children each.
+    chunks. A sequence of `count` generators seeds `per` children each; `mirrored` gives each
+    second one the seed of the one before, and makes it `Mirrored`.
     """
     check_generators(generator, count)
     if generator is None or isinstance(generator, torch.Generator):
@@ -46,8 +53,11 @@ def spawn(generator: Generators, count: int, *, per: int = 1) -> list[torch.Gene
         parents = generator
     children = []
     for parent in parents:
-        seeds = torch.randint(2**63 - 1, (per,), generator=parent, device=parent.device)
-        children += [torch.Generator(parent.device).manual_seed(s) for s in seeds.tolist()]
+        seeds = torch.randint(2**63 - 1, (per,), generator=parent, device=parent.device).tolist()
+        for i in range(per):
+            mirror = mirrored and i % 2 == 1
+            child = (Mirrored if mirror else torch.Generator)(parent.device)
+            children.append(child.manual_seed(seeds[i - 1 if mirror else i]))
     return children
 
 
@@ -82,7 +92,12 @@ def normal(
 
     Noise is drawn on the generator's device, then moved to `device`.
     """
-    return _draw(torch.randn, shape, generator, dtype, device)
+    drawn = _draw(torch.randn, shape, generator, dtype, device)
+    if isinstance(generator, Sequence):
+        for row, g in zip(drawn, generator, strict=True):
+            if isinstance(g, Mirrored):
+                row.neg_()
+    return drawn
 
 
 def uniform(

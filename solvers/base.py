@@ -15,7 +15,7 @@ from torch import Tensor
 from genprior.operators import GaussianNoise, LinearOperator, Problem
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
-from genprior.solvers.result import Result
+from genprior.solvers.result import Result, paired_std
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ class Solver(ABC):
         counted = Counted(prior)
         count = problem.y.shape[0]
         images = spawn(generator, count)
-        rows = spawn(images, count, per=num_samples)
+        rows = spawn(images, count, per=num_samples, mirrored=self._paired)
         parts = []
         for b0, b1, s0, s1 in self._chunks(count, num_samples, shape, batch_size):
             mine = [rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)]
@@ -176,7 +176,7 @@ class Solver(ABC):
         whole = _join(parts)
         std = whole.std
         if std is None and num_samples > 1:
-            std = whole.samples.std(1)
+            std = paired_std(whole.samples) if self._paired else whole.samples.std(1)
         return Result(
             samples=whole.samples,
             mean=whole.samples.mean(1) if whole.mean is None else whole.mean,
@@ -188,12 +188,18 @@ class Solver(ABC):
             seconds=time.perf_counter() - start,
             latents=whole.latents,
             trace=whole.trace,
+            antithetic=self._paired,
             solver=repr(self),
         )
 
     @abstractmethod
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
         """Solve one chunk. Called without gradients; enable them where they are needed."""
+
+    @property
+    def _paired(self) -> bool:
+        """Whether samples come in pairs that are drawn with opposite noise."""
+        return False
 
     def _rows_per_image(self, num_samples: int) -> int:
         """Rows in flight for each image."""
@@ -245,6 +251,11 @@ class Solver(ABC):
         if num_samples < 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(
                 f"num_samples and batch_size must be at least 1, not {num_samples}, {batch_size}"
+            )
+        if self._paired and (num_samples < 4 or num_samples % 2):
+            raise ValueError(
+                f"antithetic=True draws samples in pairs: num_samples must be 4, 6, ..., not "
+                f"{num_samples}"
             )
         if self.point_estimate and num_samples > 1:
             raise ValueError(

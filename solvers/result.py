@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 _TENSORS = ("samples", "mean", "std", "latents", "converged")
-_NUMBERS = ("point_estimate", "forwards", "vjps", "seconds", "solver")
+_NUMBERS = ("point_estimate", "antithetic", "forwards", "vjps", "seconds", "solver")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Result:
         samples: (B, S, C, H, W).
         mean: (B, C, H, W): exact where known, else the samples' mean.
         std: (B, C, H, W): exact where known, else the samples' standard deviation (divisor
-            S - 1); None where a single sample leaves it unknown.
+            S - 1, or `paired_std`); None where a single sample leaves it unknown.
         point_estimate: True for a MAP: S = 1, and `std` is None.
         latents: (B, S, *latent_shape), where the solver worked on latents.
         trace: Named tensors (steps, B): how the solver went, averaged over an image's samples.
@@ -33,6 +33,8 @@ class Result:
         vjps: Vector-Jacobian products of the network per sample, counted.
         seconds: Wall time of the whole call.
         solver: The solver and its settings, in words.
+        antithetic: Whether samples 2k and 2k + 1 were drawn with opposite noise. What asks for
+            independent samples, as coverage and CRPS do, wants one of each pair.
     """
 
     samples: Tensor
@@ -46,6 +48,7 @@ class Result:
     latents: Tensor | None = None
     trace: dict[str, Tensor] = field(default_factory=dict)
     solver: str = ""
+    antithetic: bool = False
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, replacing it atomically."""
@@ -80,3 +83,15 @@ class Result:
         trace = {k.removeprefix("trace."): v for k, v in tensors.items() if k.startswith("trace.")}
         known = {name: tensors.get(name) for name in _TENSORS}
         return cls(**known, **json.loads(header["result"]), trace=trace)
+
+
+def paired_std(samples: Tensor) -> Tensor:
+    """Return the standard deviation, (B, ...), of samples (B, S, ...) in pairs 2k and 2k + 1.
+
+        std^2 = mean of ((a - b) / 2)^2 + variance of (a + b) / 2
+
+    Its square is unbiased however the two of a pair depend on each other, if pairs do not.
+    """
+    first, second = samples[:, ::2], samples[:, 1::2]
+    within = ((first - second) / 2).square().mean(1)
+    return (within + ((first + second) / 2).var(1)).sqrt()

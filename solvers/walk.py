@@ -190,16 +190,27 @@ class _Walk(Solver):
     Attributes:
         steps: Noise levels, as many as there are network evaluations unless the solver says so.
         keep_measured: Return measured pixels unchanged; for inpainting without noise.
+        antithetic: Draw samples in pairs with opposite noise. Each sample keeps its law, but what
+            is linear in the noise cancels in a pair, so the mean of few comes near the
+            posterior's; the two of a pair are not independent.
     """
 
     needs: ClassVar[type[Prior]] = DenoisingPrior
 
     steps: int = 100
     keep_measured: bool = False
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
+        name = type(self).__name__
         if self.steps < 1:
-            raise ValueError(f"{type(self).__name__}: steps must be at least 1, not {self.steps}")
+            raise ValueError(f"{name}: steps must be at least 1, not {self.steps}")
+        if self.antithetic and (self.joint or self.point_estimate):
+            raise ValueError(f"{name} draws no independent samples that antithetic could pair")
+
+    @property
+    def _paired(self) -> bool:
+        return self.antithetic
 
     @abstractmethod
     def _descend(self, walk: Walk) -> Tensor:

@@ -46,10 +46,17 @@ def score(result: Result, problem: Problem, truth: Tensor | None = None) -> dict
         repeated = truth.repeat_interleave(count, 0)
         each = psnr(result.samples.flatten(0, 1), repeated)
         scores["psnr_sample"] = each.view(batch, count).mean(1)
-        scores["coverage_50"] = coverage(result.samples, truth, 0.5)
-        scores["coverage_90"] = coverage(result.samples, truth, 0.9)
+        halves = [result.samples]
+        if result.antithetic:
+            halves = [result.samples[:, ::2], result.samples[:, 1::2]]
+
+        def over_halves(values: list[Tensor]) -> Tensor:
+            return torch.stack(values).mean(0)
+
+        scores["coverage_50"] = over_halves([coverage(half, truth, 0.5) for half in halves])
+        scores["coverage_90"] = over_halves([coverage(half, truth, 0.9) for half in halves])
         if count > 1:
-            scores["crps"] = crps(result.samples, truth)
+            scores["crps"] = over_halves([crps(half, truth) for half in halves])
     if min(truth.shape[-2:]) >= 11:
         scores["ssim_mean"] = ssim(result.mean, truth)
     return scores
