@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from exact_problems import moments, seeded, summary
@@ -86,6 +87,43 @@ def gaussian_rows(
             "mean error / std": mean,
             "se": se,
         }
+
+
+def pairs_rows(seeds: range, only: list[str] | None = None, *, runs: int = 100) -> Iterable[Row]:
+    """How far the mean of 4 samples and its spread are off, independent and in pairs.
+
+    The mean's error is in posterior standard deviations; the spread is Result.std squared over
+    the posterior's variance, and the root mean square of what it misses that by.
+    """
+    for name, solver in SOLVERS.items():
+        published = "published" in name
+        if published or isinstance(solver, SMC) or (only and name not in only):
+            continue
+        for antithetic in (False, True):
+            chosen = replace(solver, antithetic=antithetic)
+            found = [_mean_and_spread(chosen, seed, runs) for seed in seeds]
+            error, ratio, scatter = (summary(f[i] for f in found) for i in range(3))
+            yield {
+                "table": "pairs",
+                "case": "sigma 0.05",
+                "solver": name + ", pairs" * antithetic,
+                "error of mean / std": error[0],
+                "se": error[1],
+                "variance": ratio[0],
+                "scatter of variance": scatter[0],
+            }
+
+
+def _mean_and_spread(solver: Solver, seed: int, runs: int) -> tuple[float, float, float]:
+    prior, problem = gaussian_field(seed)
+    mean, covariance = posterior_law(prior, problem)
+    repeated = problem.take(torch.zeros(runs, dtype=torch.long))
+    result = solver(repeated, prior, num_samples=4, generator=seeded(seed))
+    assert result.std is not None
+    miss = (result.mean.flatten(1) - mean) / covariance.diag().sqrt()
+    ratio = result.std.square().flatten(1) / covariance.diag()
+    scatter = (ratio - 1).square().mean().sqrt()
+    return float(miss.square().mean().sqrt()), float(ratio.mean()), float(scatter)
 
 
 def _gaussian(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from genprior.pretrained import load
+from genprior.pretrained import card
 from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
 from genprior.priors.diffusion import Diffusion
 from genprior.shell.source import Source
@@ -46,7 +46,7 @@ def train_diffusion(
     first = data[0]
     shape = (first.shape[0], None, None) if any_size else tuple(first.shape)
     if network is None and run.start is not None:
-        known = load(run.start).config.get("network", {})
+        known = card(run.start)["config"].get("network", {})
         network = {key: value for key, value in known.items() if key != "channels"} or None
     prior = Diffusion.from_images(
         data,

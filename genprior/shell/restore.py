@@ -269,6 +269,7 @@ def _report(
         "task": degradation.task,
         "sigma": _sigma(problem),
         "samples": result.samples.shape[1],
+        "antithetic": result.antithetic,
         "seed": solving.seed,
         "forwards": result.forwards,
         "vjps": result.vjps,
@@ -289,7 +290,8 @@ def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
     if observed is not None:
         print(f"measured  {observed.float().mean():.1%} of the pixels")
     print(f"prior     {report['prior']}")
-    print(f"solver    {report['solver']}, {report['samples']} samples")
+    pairs = " in antithetic pairs" if report["antithetic"] else ""
+    print(f"solver    {report['solver'].partition('(')[0]}, {report['samples']} samples{pairs}")
     print(
         f"cost      {report['forwards']:g} forwards and {report['vjps']:g} VJPs per sample, "
         f"{report['seconds']:.1f} s"
