@@ -218,11 +218,11 @@ def pairs_rows(bench: Bench) -> Iterable[Row]:
 def dps_rows(bench: Bench) -> Iterable[Row]:
     """The best of three DPS of 1000 steps, beside the default on the same images.
 
-    Best by CRPS on six other images; both on twelve, as a thousand steps take long. Samples of
+    Best by CRPS on four other images; both on eight, as a thousand steps take long. Samples of
     both are in antithetic pairs, so that the mean of four says what either method can.
     """
     for task in HARD:
-        others, x = bench.choose(6, seed=1), bench.choose(12, seed=0)
+        others, x = bench.choose(4, seed=1), bench.choose(8, seed=0)
         tried = {
             label: bench.ours(label, solver, task, 0.05, others)["CRPS"]
             for label, solver in BEST_DPS.items()
