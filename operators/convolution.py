@@ -73,9 +73,7 @@ class _Convolution(LinearOperator):
 
         return self._remember(("spectrum", h, w, like.dtype), self.kernel, compute)
 
-    def _decomposed(
-        self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
-    ) -> SVD:
+    def _decomposed(self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)) -> SVD:
         """A = U diag(s) V^* with U^* the Fourier transform: phases of the kernel's belong to V."""
         h, w = like.shape[-2:]
 

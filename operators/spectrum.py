@@ -56,8 +56,11 @@ class Spectrum:
         """
         g = self.eigenvalues
         damping = per_row(damping, g)
-        denominator = per_row(scale, g) * g + damping
-        if damping.device.type == "cpu" and bool((damping > 0).all()):
+        if isinstance(scale, Tensor):
+            denominator = torch.addcmul(damping, per_row(scale, g), g)
+        else:
+            denominator = torch.add(damping, g, alpha=scale)
+        if damping.device.type == "cpu" and damping.min().item() > 0:
             return 1 / denominator  # what follows, shorter; asking costs nothing on the CPU
         solvable = (denominator > 0) & ((damping > 0) | self.positive)
         return solvable / denominator.where(solvable, torch.ones_like(denominator))
