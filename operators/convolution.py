@@ -248,7 +248,7 @@ class Downsampling(_Convolution):
 
 
 def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
-    """Return x -> F A x, given what A multiplies frequencies with (f, h, f, w), and its adjoint."""
+    """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
     factor, h, _, w = transfer.shape
     forth = transfer.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
     back = forth.conj().resolve_conj()

@@ -62,7 +62,7 @@ class REDDiff(_Walk):
     def _descend(self, walk: Walk) -> Tensor:
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-        scale = walk.data_scale
+        scale = walk.prior.data_scale
         weights = self._weights(walk)
         levels = zip(walk.sigmas, images(walk.sigmas, weights), strict=True)
         norm, pulled = walk.residual_gradient(mu)

@@ -25,7 +25,7 @@ from genprior.priors.base import DenoisingPrior, Prior
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.base import Chunk, Counted, Solution, Solver
 from genprior.solvers.data_term import DataTerm
-from genprior.solvers.levels import data_scale, noise_grid, noise_level, noise_std, poisson_std
+from genprior.solvers.levels import noise_grid, noise_level, noise_std, poisson_std
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -116,14 +116,9 @@ class Walk:
         """The measurement noise's standard deviation, (R,); see `noise_level`."""
         return noise_level(self.problem)
 
-    @cached_property
-    def data_scale(self) -> float:
-        """s, the prior's standard deviation; some priors take a while to say it."""
-        return data_scale(self.prior)
-
     def uncertainty(self, sigma: Tensor) -> Tensor:
         """r^2 = sigma^2 s^2 / (sigma^2 + s^2): variance of x0 given x_sigma for white data."""
-        sigma2, s2 = sigma**2, self.data_scale**2
+        sigma2, s2 = sigma**2, self.prior.data_scale**2
         return sigma2 * s2 / (sigma2 + s2)
 
     @cached_property
