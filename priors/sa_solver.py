@@ -56,7 +56,7 @@ class SASolver(Sampler):
         predictors, correctors = self._weights(x, sigmas, 1 + tau2)
         h = (sigmas[:-1] / sigmas[1:]).log()
         shrink = torch.exp(-(1 + tau2) * h)
-        fresh = sigmas[1:] * (-torch.expm1(-2 * tau2 * h)).sqrt()
+        fresh = sigmas[1:] * (-torch.expm1(-2 * tau2 * h)).clamp(min=0).sqrt()
         known: list[Tensor] = []
         before = x
         for i, (k, s) in enumerate(per_step(x, shrink, fresh)):

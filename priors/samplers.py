@@ -219,7 +219,7 @@ class DDIM(Sampler):
     ) -> Iterator[Tensor]:
         sigma, lower = sigmas[:-1], sigmas[1:]
         renewed = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-        kept = (lower**2 - renewed**2).sqrt() / sigma
+        kept = (lower**2 - renewed**2).clamp(min=0).sqrt() / sigma
         for i, (k, s) in enumerate(per_step(x, kept, renewed)):
             x0 = denoise(x, sigmas[i], i)
             x = x0.lerp(x, k)
@@ -301,7 +301,7 @@ class DPMSolver(Sampler):
         h = (sigma / lower).log()
         rate = 2 if self.stochastic else 1
         gain = -torch.expm1(-rate * h)
-        fresh = lower * gain.sqrt()
+        fresh = lower * gain.clamp(min=0).sqrt()  # rounding can turn a step of length zero
         # 1 / (2 r); a step of length zero has no slope to follow.
         h_before = h.roll(1, 0)
         slope = torch.where(h_before == 0, 0, h / (2 * h_before))

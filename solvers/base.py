@@ -37,7 +37,7 @@ class Counted:
 
     @cached_property
     def data_scale(self) -> float:
-        """s, the root mean square of the prior's standard deviation; some take a while to say it."""
+        """s, the root mean square of the prior's standard deviation; some are slow to say it."""
         return float(self.prior.data_std.double().square().mean().sqrt())  # type: ignore
 
     def _count(self, output: Tensor) -> Tensor:
