@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from genprior.operators.base import SVD, LinearOperator, Shape, Spectrum
+
+Map = Callable[[Tensor], Tensor]
 
 
 class _Convolution(LinearOperator):
@@ -49,14 +52,48 @@ class _Convolution(LinearOperator):
         transfer = transfer.conj() if adjoint else transfer
         return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=size)
 
-    def _power(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Squared modulus of the kernel's transform at every frequency, (H, W)."""
+    def _diagonalised(
+        self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
+    ) -> Spectrum:
+        """The spectrum where every factor-th pixel is kept, from `offsets` on.
 
-        def compute() -> Tensor:
-            power = torch.fft.fft2(self._centred(size)).abs().square()
-            return power.to(self.kernel.device, dtype)
+        Decimation folds the factor x factor frequencies that become one another's aliases.
+        """
+        h, w = like.shape[-2:]
 
-        return self._remember(("power", size, dtype), self.kernel, compute)
+        def compute() -> Spectrum:
+            transfer = self._aliases(h, w, factor, offsets)
+            power = transfer.abs().square().sum(dim=(0, 2))
+            return Spectrum(
+                power[None, None].to(self.kernel.device, like.dtype),
+                lambda y: torch.fft.fft2(y, norm="ortho"),
+                lambda c: torch.fft.ifft2(c, norm="ortho").real,
+                *_folded(transfer.to(self.kernel.device), like.dtype),
+            )
+
+        return self._remember(("spectrum", h, w, like.dtype), self.kernel, compute)
+
+    def _decomposed(self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)) -> SVD:
+        """A = U diag(s) V^* with U^* the Fourier transform: phases of the kernel's belong to V."""
+        h, w = like.shape[-2:]
+
+        def compute() -> SVD:
+            spectrum = self._diagonalised(like, factor, offsets)
+            s = spectrum.eigenvalues.where(spectrum.positive, 0.0).sqrt()
+            transfer = self._aliases(h, w, factor, offsets)
+            inverse = torch.where(s > 0, 1 / s.double(), 0.0).view(h, 1, w)
+            vt, v = _folded(inverse * transfer.to(s.device), like.dtype)
+            return SVD(s, vt, v, ut=spectrum.to, u=spectrum.back)
+
+        return self._remember(("svd", h, w, like.dtype), self.kernel, compute)
+
+    def _aliases(self, h: int, w: int, factor: int, offsets: tuple[int, int]) -> Tensor:
+        """What A multiplies the frequencies with that fold onto each of (h, w): (f, h, f, w)."""
+        size = (h * factor, w * factor)
+        self._check_size(size)
+        top, left = offsets
+        kernel = self._centred(size).roll((-top, -left), (-2, -1))
+        return torch.fft.fft2(kernel).view(factor, h, factor, w) / factor
 
     def _check_size(self, size: Shape) -> None:
         for name, has, needs in zip(("height", "width"), size, self.kernel.shape, strict=True):
@@ -118,37 +155,10 @@ class Blur(_Convolution):
     def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
         if self.boundary == "valid":
             return None
-        like = self._example(like)
-        size = (like.shape[-2], like.shape[-1])
-        return self._remember(
-            ("spectrum", size, like.dtype),
-            self.kernel,
-            lambda: _fourier(self._power(size, like.dtype)),
-        )
+        return self._diagonalised(self._example(like))
 
     def svd(self, like: Tensor | None = None) -> SVD | None:
-        """A = F^* T F with T the kernel's transform: phases of T belong to V."""
-        spectrum = self.spectrum(like)
-        if spectrum is None:
-            return None
-        like = self._example(like)
-        size = (like.shape[-2], like.shape[-1])
-        return self._remember(
-            ("svd", size, like.dtype), self.kernel, lambda: self._decomposed(spectrum, size)
-        )
-
-    def _decomposed(self, spectrum: Spectrum, size: tuple[int, int]) -> SVD:
-        s = spectrum.eigenvalues.where(spectrum.positive, 0.0).sqrt()
-        transfer = torch.fft.fft2(self._centred(size))
-        phase = torch.where(s > 0, transfer.to(s.device) / s, 0.0).to(1j * s)
-        back = phase.conj().resolve_conj()
-        return SVD(
-            s,
-            vt=lambda x: phase * spectrum.to(x),
-            v=lambda c: spectrum.back(back * c),
-            ut=spectrum.to,
-            u=spectrum.back,
-        )
+        return None if self.boundary == "valid" else self._decomposed(self._example(like))
 
     def gram_diagonal(
         self,
@@ -211,16 +221,10 @@ class Downsampling(_Convolution):
         return self._convolve(x, adjoint=True)
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum:
-        like = self._example(like)
-        h, w = like.shape[-2:]
-        f = self.factor
+        return self._diagonalised(self._example(like), self.factor, self._offsets)
 
-        def compute() -> Spectrum:
-            # Decimation folds the f x f frequencies that become one another's aliases.
-            power = self._power((h * f, w * f), like.dtype).view(f, h, f, w)
-            return _fourier(power.mean(dim=(0, 2)))
-
-        return self._remember(("spectrum", h, w, like.dtype), self.kernel, compute)
+    def svd(self, like: Tensor | None = None) -> SVD:
+        return self._decomposed(self._example(like), self.factor, self._offsets)
 
     def gram_diagonal(
         self,
@@ -243,13 +247,22 @@ class Downsampling(_Convolution):
         return block.view(-1, 1, f, f).repeat(1, channels, h, w)
 
 
-def _fourier(power: Tensor) -> Spectrum:
-    """The spectrum of a circulant matrix with the eigenvalues `power` (h, w) in each channel."""
+def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
+    """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
+    factor, h, _, w = transfer.shape
+    forth = transfer.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    back = forth.conj().resolve_conj()
 
-    def to(y: Tensor) -> Tensor:
-        return torch.fft.fft2(y, norm="ortho")
+    def to(x: Tensor) -> Tensor:
+        c = torch.fft.fft2(x, norm="ortho")
+        if factor == 1:
+            return c * forth[0, :, 0]
+        return (c.reshape(*c.shape[:-2], factor, h, factor, w) * forth).sum((-4, -2))
 
-    def back(c: Tensor) -> Tensor:
-        return torch.fft.ifft2(c, norm="ortho").real
+    def adjoint(c: Tensor) -> Tensor:
+        if factor == 1:
+            return torch.fft.ifft2(c * back[0, :, 0], norm="ortho").real
+        spread = (c[..., None, :, None, :] * back).reshape(*c.shape[:-2], factor * h, factor * w)
+        return torch.fft.ifft2(spread, norm="ortho").real
 
-    return Spectrum(power[None, None], to, back)
+    return to, adjoint

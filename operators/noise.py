@@ -104,7 +104,7 @@ class GaussianNoise(Noise):
         return (-0.5 * z**2 - log_scale).flatten(1).sum(1)
 
     def take(self, index: Tensor) -> Self:
-        return replace(self, sigma=_take(self.sigma, index))
+        return self if self.rows is None else replace(self, sigma=_take(self.sigma, index))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -162,7 +162,7 @@ class PoissonNoise(Noise):
         return log_probability.masked_fill(impossible, -torch.inf).flatten(1).sum(1)
 
     def take(self, index: Tensor) -> Self:
-        return replace(self, peak=_take(self.peak, index))
+        return self if self.rows is None else replace(self, peak=_take(self.peak, index))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import LinearOperator, Shape, Spectrum
+from genprior.operators.base import SVD, LinearOperator, Shape, Spectrum
 
 
 class _Pixelwise(LinearOperator):
@@ -14,6 +14,11 @@ class _Pixelwise(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
+
+    def svd(self, like: Tensor | None = None) -> SVD:
+        spectrum = self.spectrum(like)
+        assert spectrum is not None
+        return SVD(spectrum.eigenvalues, vt=self, v=self, ut=_same, u=_same)  # all 0 or 1
 
     def gram_diagonal(
         self,
@@ -100,7 +105,7 @@ class Inpainting(_Pixelwise):
         return self if self.rows is None else self._copy_with(mask=self.mask[index])
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask, x, torch.zeros_like(x))
+        return torch.where(self.mask, x, 0.0)
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum:
         dtype = self._example(like).dtype

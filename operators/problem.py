@@ -91,7 +91,7 @@ class Problem:
         observed = self.operator.observed
         if observed is None:
             return residual
-        return torch.where(observed, residual, torch.zeros_like(residual))
+        return torch.where(observed, residual, 0.0)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """Return log p(y | x) in nats, observed entries only, for x (B, C, H, W): (B,)."""

@@ -16,7 +16,9 @@ def per_row(value: float | Tensor, like: Tensor) -> Tensor:
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     elif value.device != like.device:
         value = value.to(like.device)
-    return value[(...,) + (None,) * (like.ndim - value.ndim)] if value.ndim else value
+    if not value.ndim:
+        return value
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class Spectrum:
             a sum over eigenvalues expand them to the shape of `to(y)`.
         to: y -> U^* y, (B, *measurement_shape) to coefficients, possibly complex. Unitary.
         back: The inverse, coefficients to (B, *measurement_shape).
+        image_to: x -> U^* A x, images to coefficients, where that is cheaper than to(A x).
+        image_back: c -> A^T U c, likewise.
     """
 
     eigenvalues: Tensor
     to: Callable[[Tensor], Tensor]
     back: Callable[[Tensor], Tensor]
+    image_to: Callable[[Tensor], Tensor] | None = None
+    image_back: Callable[[Tensor], Tensor] | None = None
 
     @cached_property
     def positive(self) -> Tensor:
@@ -50,8 +56,11 @@ class Spectrum:
         """
         g = self.eigenvalues
         damping = per_row(damping, g)
-        denominator = per_row(scale, g) * g + damping
-        if damping.device.type == "cpu" and bool((damping > 0).all()):
+        if isinstance(scale, Tensor):
+            denominator = torch.addcmul(damping, per_row(scale, g), g)
+        else:
+            denominator = torch.add(damping, g, alpha=scale)
+        if damping.device.type == "cpu" and damping.min().item() > 0:
             return 1 / denominator  # what follows, shorter; asking costs nothing on the CPU
         solvable = (denominator > 0) & ((damping > 0) | self.positive)
         return solvable / denominator.where(solvable, torch.ones_like(denominator))

@@ -170,12 +170,13 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         self._check(x)
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).detach()
         sigma = sigma.reshape(-1).expand(len(x))
-        self._check_sigma(sigma)
+        lowest = self._check_sigma(sigma)
         mean, std = self._normalisation
         # Any positive number stands in for 0, whose result is replaced below.
-        s = torch.where(sigma > 0, sigma, sigma.new_tensor(std)) / std
+        s = (sigma if lowest > 0 else torch.where(sigma > 0, sigma, std)) / std
         u0 = self.training_objective.denoise(self._evaluate, self.normalise(x), s)
-        return torch.where(per_row(sigma, x) > 0, mean.to(x) + std * u0, x)
+        x0 = torch.add(mean.to(x), u0, alpha=std)
+        return x0 if lowest > 0 else torch.where(per_row(sigma, x) > 0, x0, x)
 
     def _evaluate(self, u: Tensor, noise: Tensor) -> Tensor:
         """Run the network in its own precision or in `autocast`, a large image in tiles."""
@@ -209,18 +210,23 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
                 f"(B, {', '.join('any' if n is None else str(n) for n in self.image_shape)})"
             )
 
-    def _check_sigma(self, sigma: Tensor) -> None:
-        if not bool((sigma >= 0).all()):
-            raise ValueError(f"sigma must be a standard deviation >= 0, not {sigma.min().item()}")
+    def _check_sigma(self, sigma: Tensor) -> float:
+        """Return the lowest, having raised or warned where they are not as they should be."""
+        lowest, highest = torch.stack(sigma.aminmax()).tolist() if len(sigma) else (1.0, 1.0)
+        if not lowest >= 0:
+            raise ValueError(f"sigma must be a standard deviation >= 0, not {lowest}")
         low, high = self.sigma_range
+        if self._warned or 0.99 * low <= lowest <= highest <= 1.01 * high:
+            return lowest
         outside = (sigma > 0) & ((sigma < 0.99 * low) | (sigma > 1.01 * high))
-        if not self._warned and bool(outside.any()):
+        if bool(outside.any()):
             self._warned = True
             warnings.warn(
                 f"sigma {sigma[outside][0].item():.3g} is outside the trained range "
                 f"{low:.3g} to {high:.3g}; the nearest trained level is used",
                 stacklevel=3,
             )
+        return lowest
 
     def sample(
         self,

@@ -59,7 +59,8 @@ class EDM:
         noise = s.clamp(*self.s_range).log() / 4
         s = per_row(s, u)
         total = (1 + s**2).sqrt()
-        return u / total**2 + s / total * network(u / total, noise)
+        scaled = u / total
+        return torch.addcmul(scaled / total, s / total, network(scaled, noise))
 
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         like = {"dtype": u0.dtype, "device": u0.device}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal
-from genprior.priors.samplers import Observed, Sampler
+from genprior.priors.samplers import Observed, Sampler, per_step
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,31 @@ class SASolver(Sampler):
     ) -> Iterator[Tensor]:
         high = sigmas[1:] >= sigmas[0] ** (1 - self.turn) * sigmas[-1] ** self.turn
         tau2 = torch.where(high, self.tau**2, self.tau_low**2).to(sigmas)
-        predictors, correctors = self._weights(sigmas, 1 + tau2)
+        predictors, correctors = self._weights(x, sigmas, 1 + tau2)
         h = (sigmas[:-1] / sigmas[1:]).log()
         shrink = torch.exp(-(1 + tau2) * h)
-        fresh = sigmas[1:] * (-torch.expm1(-2 * tau2 * h)).sqrt()
+        fresh = sigmas[1:] * (-torch.expm1(-2 * tau2 * h)).clamp(min=0).sqrt()
         known: list[Tensor] = []
         before = x
-        for i in range(len(sigmas) - 1):
+        for i, (k, s) in enumerate(per_step(x, shrink, fresh)):
             x0 = denoise(x, sigmas[i], i)
             if i > 0:
-                x = before + _combine(correctors[i - 1], [x0, *known])
+                x = _add(before, correctors[i - 1], [x0, *known])
             known = [x0, *known[:2]]
-            before = per_row(shrink[i], x) * x
+            before = k * x
             if self.tau > 0 or self.tau_low > 0:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                before = before + per_row(fresh[i], x) * noise
-            x = before + _combine(predictors[i], known)
+                before = torch.addcmul(before, s, noise)
+            x = _add(before, predictors[i], known)
             yield x
 
-    def _weights(self, sigmas: Tensor, rates: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return for each step the weights of x0s, newest first: (1 to 3, ...), (2 to 4, ...)."""
+    def _weights(
+        self, x: Tensor, sigmas: Tensor, rates: Tensor
+    ) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+        """Return for each step the weights of x0s, newest first: 1 to 3 and 2 to 4."""
         places, rates = -sigmas.double().log(), rates.double()
-        predictors: list[Tensor] = []
-        correctors: list[Tensor] = []
+        predictors: list[tuple[Tensor, ...]] = []
+        correctors: list[tuple[Tensor, ...]] = []
         # The first step knows one x0, the second two, all others three: these go together.
         steps = len(rates)
         for first, last in ((0, min(1, steps)), (1, min(2, steps)), (2, steps)):
@@ -94,8 +96,8 @@ class SASolver(Sampler):
                 fallback[:2] = fallback[0] * torch.stack([1 + slope, -slope])
             predictor = torch.where(short, predictor, fallback)
             kept = torch.cat([torch.zeros_like(h)[None], predictor])
-            predictors += predictor.to(sigmas).unbind(1)
-            correctors += torch.where(short, corrector, kept).to(sigmas).unbind(1)
+            predictors += per_step(x, *predictor.to(sigmas))
+            correctors += per_step(x, *torch.where(short, corrector, kept).to(sigmas))
         return predictors, correctors
 
 
@@ -130,5 +132,7 @@ def _adams(nodes: list[Tensor], h: Tensor, k: Tensor) -> Tensor:
     return torch.stack(integrals)
 
 
-def _combine(weights: Tensor, images: list[Tensor]) -> Tensor:
-    return sum(per_row(w, x) * x for w, x in zip(weights, images, strict=True))  # type: ignore
+def _add(total: Tensor, weights: tuple[Tensor, ...], images: list[Tensor]) -> Tensor:
+    for weight, image in zip(weights, images, strict=True):
+        total = torch.addcmul(total, weight, image)
+    return total

@@ -180,6 +180,12 @@ class Sampler(ABC):
         return evaluations
 
 
+def per_step(x: Tensor, *coefficients: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut coefficients (N,) or (N, B) into those of each step, shaped to multiply x (B, ...)."""
+    shaped = (c if c.ndim == 1 else c.reshape(*c.shape, *[1] * (x.ndim - 1)) for c in coefficients)
+    return list(zip(*(c.unbind() for c in shaped), strict=True))
+
+
 class Observed:
     """A denoiser that reports the evaluation which starts a step."""
 
@@ -211,13 +217,15 @@ class DDIM(Sampler):
     def _walk(
         self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
-        for i in range(len(sigmas) - 1):
+        sigma, lower = sigmas[:-1], sigmas[1:]
+        renewed = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
+        kept = (lower**2 - renewed**2).clamp(min=0).sqrt() / sigma
+        for i, (k, s) in enumerate(per_step(x, kept, renewed)):
             x0 = denoise(x, sigmas[i], i)
-            sigma, lower = per_row(sigmas[i], x), per_row(sigmas[i + 1], x)
-            renewed = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-            x = x0 + (lower**2 - renewed**2).sqrt() * (x - x0) / sigma
+            x = x0.lerp(x, k)
             if self.eta > 0:
-                x = x + renewed * normal(x.shape, generator, dtype=x.dtype, device=x.device)
+                noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
+                x = torch.addcmul(x, s, noise)
             yield x
 
 
@@ -250,20 +258,20 @@ class Heun(Sampler):
     def _walk(
         self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
-        for i in range(len(sigmas) - 1):
-            sigma = sigmas[i]
+        low, high = self.churn_range
+        gamma = min(self.churn / len(sigmas), math.sqrt(2) - 1)
+        sigma, lower = sigmas[:-1], sigmas[1:]
+        raised = torch.where((sigma >= low) & (sigma <= high), sigma * (1 + gamma), sigma)
+        added = self.churn_noise * (raised**2 - sigma**2).sqrt()
+        levels = per_step(x, added, raised, lower, lower - raised)
+        for i, (up, now, then, step) in enumerate(levels):
             if self.churn > 0:
-                low, high = self.churn_range
-                gamma = min(self.churn / len(sigmas), math.sqrt(2) - 1)
-                raised = torch.where((sigma >= low) & (sigma <= high), sigma * (1 + gamma), sigma)
-                added = self.churn_noise * (raised**2 - sigma**2).sqrt()
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                x, sigma = x + per_row(added, x) * noise, raised
-            now, then = per_row(sigma, x), per_row(sigmas[i + 1], x)
-            slope = (x - denoise(x, sigma, i)) / now
-            ahead = x + (then - now) * slope
-            slope_ahead = (ahead - denoise(ahead, sigmas[i + 1])) / then
-            x = x + (then - now) * (slope + slope_ahead) / 2
+                x = torch.addcmul(x, up, noise)
+            slope = (x - denoise(x, raised[i], i)) / now
+            ahead = torch.addcmul(x, step, slope)
+            slope_ahead = (ahead - denoise(ahead, lower[i])) / then
+            x = torch.addcmul(x, step, slope.lerp(slope_ahead, 0.5))
             yield x
 
     def steps(self, evaluations: int) -> int:
@@ -289,22 +297,21 @@ class DPMSolver(Sampler):
     def _walk(
         self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
-        before: tuple[Tensor, Tensor] | None = None
-        for i in range(len(sigmas) - 1):
+        sigma, lower = sigmas[:-1], sigmas[1:]
+        h = (sigma / lower).log()
+        rate = 2 if self.stochastic else 1
+        gain = -torch.expm1(-rate * h)
+        fresh = lower * gain.clamp(min=0).sqrt()  # rounding can turn a step of length zero
+        # 1 / (2 r); a step of length zero has no slope to follow.
+        h_before = h.roll(1, 0)
+        slope = torch.where(h_before == 0, 0, h / (2 * h_before))
+        before: Tensor | None = None
+        for i, (g, s, b) in enumerate(per_step(x, gain, fresh, -slope)):
             x0 = denoise(x, sigmas[i], i)
-            sigma, lower = per_row(sigmas[i], x), per_row(sigmas[i + 1], x)
-            h = (sigma / lower).log()
-            extrapolated = x0
-            if before is not None:
-                x0_before, h_before = before
-                # A step of length zero has no slope to follow.
-                slope = torch.where(h_before == 0, 0, h / (2 * h_before))
-                extrapolated = x0 + slope * (x0 - x0_before)
+            extrapolated = x0 if before is None else x0.lerp(before, b)
+            x = x.lerp(extrapolated, g)
             if self.stochastic:
-                gain = -torch.expm1(-2 * h)
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                x = (lower / sigma) ** 2 * x + gain * extrapolated + lower * gain.sqrt() * noise
-            else:
-                x = lower / sigma * x - torch.expm1(-h) * extrapolated
-            before = x0, h
+                x = torch.addcmul(x, s, noise)
+            before = x0
             yield x

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -33,6 +34,11 @@ class Counted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)
+
+    @cached_property
+    def data_scale(self) -> float:
+        """s, the root mean square of the prior's standard deviation; some are slow to say it."""
+        return float(self.prior.data_std.double().square().mean().sqrt())  # type: ignore
 
     def _count(self, output: Tensor) -> Tensor:
         self.forwards += output.shape[0]
@@ -75,15 +81,19 @@ class Chunk:
     @cached_property
     def rows(self) -> Problem:
         """The problem with every measurement repeated S times, image-major."""
+        if self.samples == 1:
+            return self.problem
         y = self.problem.y
         index = torch.arange(y.shape[0], device=y.device)
         return self.problem.take(index.repeat_interleave(self.samples))
 
     def track(self, steps: Iterable[T], label: str) -> Iterator[T]:
         """Iterate with a progress bar where one was asked for."""
+        if not self.progress:
+            return iter(steps)
         from tqdm import tqdm
 
-        yield from tqdm(steps, desc=label, leave=False, disable=not self.progress)
+        return iter(tqdm(steps, desc=label, leave=False))
 
 
 @dataclass(frozen=True)
@@ -262,7 +272,7 @@ class Solver(ABC):
                 f"{name} gives one point estimate, not {num_samples} samples; for samples take "
                 f"{_names('point_estimate', prior)}"
             )
-        tensor = next((t for t in (*prior.parameters(), *prior.buffers())), None)
+        tensor = next(chain(prior.parameters(), prior.buffers()), None)
         if tensor is not None and tensor.device != problem.y.device:
             raise ValueError(
                 f"the prior is on {tensor.device}, y on {problem.y.device}: move one of them"
@@ -349,6 +359,8 @@ def _join(parts: list[tuple[int, Solution]]) -> Solution:
     for first, part in parts:
         by_images.setdefault(first, []).append(part)
     groups = [_join_samples(group) for group in by_images.values()]
+    if len(groups) == 1:
+        return groups[0]
 
     def whole(values: list[Tensor | None]) -> Tensor | None:
         found = [v for v in values if v is not None]

@@ -13,23 +13,21 @@ from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
+from genprior.solvers.data_term import DataTerm
 from genprior.solvers.levels import noise_grid, noise_std
 from genprior.solvers.walk import Walk, _Walk, images
 
 
 def conditional_draw(
-    problem: Problem, x0hat: Tensor, r2: Tensor, noise: Callable[[Tensor], Tensor]
+    data: DataTerm, x0hat: Tensor, r2: Tensor, noise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Draw x0 ~ N(x0hat, r^2 I) p(y | x0) for linear A and Gaussian noise, by Matheron's rule."""
-    operator = problem.operator
-    assert isinstance(operator, LinearOperator)
-    sigma_y = noise_std(problem)
-    x = x0hat + per_row(r2.sqrt(), x0hat) * noise(x0hat)
-    residual = problem.residual(x) + per_row(sigma_y, problem.y) * noise(problem.y)
-    if operator.observed is not None:
-        residual = torch.where(operator.observed, residual, 0.0)
-    u = operator.solve_gram(residual, sigma_y**2, scale=r2)
-    return x + per_row(r2, x) * operator.adjoint(u)
+    sigma_y = noise_std(data.problem)
+    x = torch.addcmul(x0hat, per_row(r2.sqrt(), x0hat), noise(x0hat))
+    n = data.coefficients(noise(data.problem.y))
+    residual = torch.addcmul(data.residual(x), per_row(sigma_y, n), n)
+    u = data.solve(residual, sigma_y**2, scale=r2)
+    return torch.addcmul(x, per_row(r2, x), data.adjoint(u))
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,12 @@ class DAPS(_Walk):
         for sigma, r2, (s,) in zip(walk.sigmas, r2s, images(walk.lower), strict=True):
             x0hat = self._flow(walk, x, sigma)
             if exact:
-                x0 = conditional_draw(problem, x0hat, r2, walk.noise)
+                x0 = conditional_draw(walk.data, x0hat, r2, walk.noise)
             else:
                 x0 = self._langevin_draw(walk, x0hat, r2)
             x0 = walk.keep_sound(x0, x)
             walk.record(x0)
-            x = x0 + s * walk.noise(x)
+            x = torch.addcmul(x0, s, walk.noise(x))
         return x
 
     def _flow(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:

@@ -49,16 +49,20 @@ class DDNM(_Walk):
     def _descend(self, walk: Walk) -> Tensor:
         spectral = Spectral.of(walk.problem, type(self).__name__)
         fresh, kept = walk.renewal(self.eta)
+        scalars = zip(*(spectral.rows(c) for c in (fresh, 1 - kept)), strict=True)
         x = walk.start()
-        for sigma, (k, s) in zip(walk.sigmas, images(kept, fresh), strict=True):
+        for sigma, (k, s), (g, taken) in zip(
+            walk.sigmas, images(kept, fresh), scalars, strict=True
+        ):
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
             n = walk.noise(x)
             x0bar, nbar = spectral.vt(x0), spectral.vt(n)
-            g = spectral.rows(s)
-            brought = (1 - spectral.rows(k)) * spectral.noise
-            weight = torch.where(brought > 0, g / brought, 1.0).clamp(max=1)
-            left = (g**2 - (weight * brought) ** 2).clamp(min=0).sqrt()
-            x0hat = x0 + spectral.v(weight * (spectral.y - x0bar))
-            walk.record(x0hat)
-            x = x0hat + k * (x - x0hat) + s * n + spectral.v((left - g) * nbar)
+            brought = taken * spectral.noise
+            weight = torch.where(brought > g, g / brought, 1.0)
+            left = (g**2 - brought**2).clamp(min=0).sqrt()
+            change = weight * (spectral.y - x0bar)
+            walk.record(x0, spectral.residual_norm(x0bar + change))
+            # x0hat = x0 + V change: what y changes and what fresh noise lacks go back together
+            change = taken * change + (left - g) * nbar
+            x = torch.addcmul(x0.lerp(x, k), s, n) + spectral.v(change)
         return x

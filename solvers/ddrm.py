@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
-from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid, noise_grid
 from genprior.solvers.spectral import Spectral
@@ -61,28 +60,28 @@ class DDRM(_Walk):
         spectral = Spectral.of(walk.problem, type(self).__name__)
         x = walk.start()
         free = walk.noise(x)
-        share, fresh = self._towards_y(walk.sigmas[0], spectral)
+        share, fresh = self._towards_y(*spectral.rows(walk.sigmas[:1]), spectral)
         xbar = spectral.vt(x)
         change = share * (spectral.y - xbar) + fresh * spectral.vt(free)
         x, xbar = x + spectral.v(change), xbar + change
         kept = (1 - self.eta**2) ** 0.5 * walk.lower / walk.sigmas
-        levels = zip(walk.sigmas, walk.lower, images(kept, self.eta * walk.lower), strict=True)
-        for sigma, lower, (k, s) in levels:
+        scalars = zip(*(spectral.rows(c) for c in (walk.lower, kept)), strict=True)
+        levels = zip(walk.sigmas, images(kept, self.eta * walk.lower), scalars, strict=True)
+        for sigma, (k, s), (lower, kbar) in levels:
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
-            walk.record(x0)
             n = walk.noise(x)
             x0bar, nbar = spectral.vt(x0), spectral.vt(n)
-            free = spectral.rows(k) * (xbar - x0bar) + spectral.rows(s) * nbar
+            walk.record(x0, spectral.residual_norm(x0bar))
             share, fresh = self._towards_y(lower, spectral)
             seen = share * (spectral.y - x0bar) + fresh * nbar
-            x = x0 + k * (x - x0) + s * n + spectral.v(seen - free)
+            free = kbar * (xbar - x0bar) + self.eta * lower * nbar
+            x = torch.addcmul(x0.lerp(x, k), s, n) + spectral.v(seen - free)
             xbar = x0bar + seen
         return x
 
     def _towards_y(self, lower: Tensor, spectral: Spectral) -> tuple[Tensor, Tensor]:
         """The last two cases of the formula, on coefficients: x0 + share (y - x0) + fresh n."""
         noise = spectral.noise
-        lower = per_row(lower, noise)
         below = lower < noise
         kept = (1 - self.eta**2) ** 0.5
         share = torch.where(below, kept * lower / noise, self.eta_b)

@@ -12,7 +12,7 @@ from genprior.operators import Identity, Problem
 from genprior.operators.base import per_row
 from genprior.priors.samplers import log_uniform
 from genprior.solvers.base import Counted
-from genprior.solvers.levels import data_scale, noise_grid, noise_level
+from genprior.solvers.levels import noise_grid, noise_level
 from genprior.solvers.walk import Walk, _GuidedWalk
 
 ABOVE_POSTERIOR = 30.0
@@ -52,14 +52,14 @@ class DenoisingPosterior(_GuidedWalk):
         # one evaluation for the start's mean
         steps = self.sampler.steps(max(1, self.steps - 1))
         last = noise_grid(problem, prior, 2)[-1]
-        first = ABOVE_POSTERIOR * _width(noise_level(problem), data_scale(prior))
+        first = ABOVE_POSTERIOR * _width(noise_level(problem), prior.data_scale)
         return log_uniform(torch.maximum(first, last), last, steps, like=problem.y)
 
     def _start(self, walk: Walk) -> Tensor:
         """Draw x about E[x0 | y], which is the denoised y, and the exact mean of the result."""
         mean = walk.keep_sound(walk.prior.denoise(walk.problem.y, walk.sigma_y), walk.problem.y)
         walk.mean = mean
-        width = _width(walk.sigma_y, walk.data_scale)
+        width = _width(walk.sigma_y, walk.prior.data_scale)
         std = (walk.sigmas[0] ** 2 + width**2).sqrt()
         return mean + per_row(std, mean) * walk.noise(mean)
 

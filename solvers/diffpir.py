@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from genprior.operators import LinearOperator, Problem
+from genprior.operators import Problem
 from genprior.solvers.base import Counted
 from genprior.solvers.levels import ddpm_grid
 from genprior.solvers.walk import Walk, _Walk, images
@@ -49,16 +50,15 @@ class DiffPIR(_Walk):
         return super()._grid(problem, prior)
 
     def _descend(self, walk: Walk) -> Tensor:
-        problem, operator = walk.problem, walk.problem.operator
-        assert isinstance(operator, LinearOperator)
+        data = walk.data
         rhos = self.lam * (walk.sigma_y / walk.sigmas) ** 2
         kept = (1 - self.zeta) ** 0.5 * walk.lower / walk.sigmas
         fresh = self.zeta**0.5 * walk.lower
         x = walk.start()
         for sigma, rho, (k, s) in zip(walk.sigmas, rhos, images(kept, fresh), strict=True):
             x0 = walk.prior.denoise(x, sigma)
-            u = operator.solve_gram(problem.residual(x0), rho)
-            x0hat = walk.keep_sound(x0 + operator.adjoint(u), x)
+            u = data.solve(data.residual(x0), rho)
+            x0hat = walk.keep_sound(x0 + data.adjoint(u), x)
             walk.record(x0hat)
-            x = x0hat + k * (x - x0hat) + s * walk.noise(x)
+            x = torch.addcmul(x0hat.lerp(x, k), s, walk.noise(x))
         return x

@@ -71,9 +71,9 @@ class DPS(_Walk):
             (gradient,) = torch.autograd.grad(x0, x, pulled)
             x, x0 = x.detach(), x0.detach()
             zeta = self._zeta(walk, sigma, lower, pulled.flatten(1).square().sum(1))
-            ahead = x0 + k * (x - x0) - per_row(zeta, x) * gradient
+            ahead = torch.addcmul(x0.lerp(x, k), per_row(zeta, x), gradient, value=-1)
             if not walk.last:
-                ahead = ahead + s * walk.noise(x)
+                ahead = torch.addcmul(ahead, s, walk.noise(x))
             x = walk.keep_sound(ahead, x)
             walk.record(x0, norm)
         return x

@@ -8,7 +8,6 @@ from torch import Tensor
 from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
 from genprior.operators.base import per_row
 from genprior.priors import samplers
-from genprior.priors.base import DenoisingPrior
 from genprior.solvers.base import Counted
 
 NOISE_FREE = 0.03
@@ -16,11 +15,6 @@ NOISE_FREE = 0.03
 
 ABOVE_DATA = 100.0
 """The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
-
-
-def data_scale(prior: DenoisingPrior | Counted) -> float:
-    """Return the root mean square of the prior's standard deviation over pixels."""
-    return float(prior.data_std.double().square().mean().sqrt())
 
 
 def noise_std(problem: Problem) -> Tensor:
@@ -46,7 +40,7 @@ def poisson_std(problem: Problem) -> Tensor:
 
 def noise_grid(
     problem: Problem,
-    prior: DenoisingPrior | Counted,
+    prior: Counted,
     steps: int,
     *,
     below_noise: float = 0.1,
@@ -67,13 +61,12 @@ def noise_grid(
     Returns:
         (steps, B).
     """
-    scale = data_scale(prior)
-    low = torch.full((len(problem.y),), NOISE_FREE * scale).to(problem.y)
+    scale = prior.data_scale
     width = noise_level(problem) / _largest_singular_value(problem)
-    low = torch.where(width > 0, (below_noise * width).clamp(max=below_data * scale), low)
+    low = (below_noise * width).clamp(max=below_data * scale)
     smallest, largest = prior.sigma_range
-    low = low.clamp(min=smallest)
-    high = torch.maximum(low, torch.full_like(low, top * min(largest, ABOVE_DATA * scale)))
+    low = torch.where(width > 0, low, NOISE_FREE * scale).clamp(min=smallest)
+    high = low.clamp(min=top * min(largest, ABOVE_DATA * scale))
     return samplers.log_uniform(high, low, steps, like=problem.y)
 
 

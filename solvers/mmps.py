@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators import LinearOperator, Problem
+from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.priors.sa_solver import SASolver
 from genprior.priors.samplers import Sampler
@@ -81,9 +81,7 @@ class MMPS(_GuidedWalk):
         return walk.keep_sound(x + (self._guide(walk, x, sigma) - mean) / 2, x)
 
     def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
-        problem = walk.problem
-        operator = problem.operator
-        assert isinstance(operator, LinearOperator)
+        data = walk.data
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             x0 = walk.prior.denoise(x, sigma)
@@ -92,19 +90,17 @@ class MMPS(_GuidedWalk):
         noise2 = torch.maximum(walk.sigma_y.square(), DAMPING * v2)
 
         def system(v: Tensor) -> tuple[Tensor, Tensor]:
-            (product,) = torch.autograd.grad(x0, x, operator.adjoint(v), retain_graph=True)
+            (product,) = torch.autograd.grad(x0, x, data.adjoint(v), retain_graph=True)
             covariance = per_row(sigma2, product) * product
-            return per_row(noise2, v) * v + operator(covariance), covariance
+            return torch.addcmul(data.forward(covariance), per_row(noise2, v), v), covariance
 
         def precondition(v: Tensor) -> Tensor:
-            if operator.spectrum(v) is None:
-                return v
-            return operator.solve_gram(v, noise2, scale=v2)
+            return v if data.spectrum is None else data.solve(v, noise2, scale=v2)
 
         mean = x0.detach()
         _, correction = krylov_solve(
             system,
-            problem.residual(mean),
+            data.residual(mean),
             precondition=precondition,
             iterations=self.iterations,
             tolerance=self.tolerance,

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.walk import Walk, _GuidedWalk
@@ -37,13 +36,12 @@ class PiGDM(_GuidedWalk):
     sampler: Sampler = DPMSolver(stochastic=True)  # noqa: RUF009 (frozen)
 
     def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
-        operator = walk.problem.operator
-        assert isinstance(operator, LinearOperator)
+        data = walk.data
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             x0 = walk.prior.denoise(x, sigma)
         r2 = walk.uncertainty(sigma)
-        residual = walk.problem.residual(x0.detach())
-        u = operator.solve_gram(residual, walk.sigma_y**2, scale=r2)
-        (gradient,) = torch.autograd.grad(x0, x, operator.adjoint(u))
-        return x0.detach() + per_row(sigma**2, x) * gradient
+        residual = data.residual(x0.detach())
+        u = data.solve(residual, walk.sigma_y**2, scale=r2)
+        (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
+        return torch.addcmul(x0.detach(), per_row(sigma**2, x), gradient)

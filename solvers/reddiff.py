@@ -62,19 +62,19 @@ class REDDiff(_Walk):
     def _descend(self, walk: Walk) -> Tensor:
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-        scale = walk.data_scale
+        scale = walk.prior.data_scale
         weights = self._weights(walk)
         levels = zip(walk.sigmas, images(walk.sigmas, weights), strict=True)
         norm, pulled = walk.residual_gradient(mu)
         for step, (sigma, (s, weight)) in enumerate(levels, start=1):
-            x0 = walk.prior.denoise(mu + s * walk.noise(mu), sigma)
-            gradient = per_row(norm, mu) * pulled + weight * (mu - x0)
+            x0 = walk.prior.denoise(torch.addcmul(mu, s, walk.noise(mu)), sigma)
+            gradient = torch.addcmul(weight * (mu - x0), per_row(norm, mu), pulled)
             first = first.lerp(gradient, 1 - BETA1)
             second = second.lerp(gradient**2, 1 - BETA2)
             size = (second / (1 - BETA2**step)).sqrt() + 1e-12 * scale
             fall = 1.0 if self.ddpm_levels else 1 - (step - 1) / self.steps
             rate = self.rate * fall * scale / (1 - BETA1**step)
-            mu = walk.keep_sound(mu - rate * first / size, mu)
+            mu = walk.keep_sound(torch.addcdiv(mu, first, size, value=-rate), mu)
             norm, pulled = walk.residual_gradient(mu)
             walk.record(mu, norm)
         return mu

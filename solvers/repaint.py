@@ -74,10 +74,10 @@ class RePaint(_Walk):
         for sigma, (k, s, s_y, s_up) in levels:
             for repeat in range(self.repeats):
                 x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
-                ahead = x0 + k * (x - x0) + s * walk.noise(x)
-                x = self._put_back(mask, y + s_y * walk.noise(x), ahead)
+                ahead = torch.addcmul(x0.lerp(x, k), s, walk.noise(x))
+                x = self._put_back(mask, torch.addcmul(y, s_y, walk.noise(x)), ahead)
                 if repeat < self.repeats - 1:
-                    x = x + s_up * walk.noise(x)
+                    x = torch.addcmul(x, s_up, walk.noise(x))
             walk.record(x0)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

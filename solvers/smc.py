@@ -10,8 +10,9 @@ from torch import Tensor
 
 from genprior.operators.random import uniform
 from genprior.solvers.daps import conditional_draw
+from genprior.solvers.data_term import DataTerm
 from genprior.solvers.twist import Twist, exact_twist, observed_entries, scalar_twist
-from genprior.solvers.walk import Walk, _Walk, finite_rows, images, renewal
+from genprior.solvers.walk import Walk, _Walk, finite_rows, images, renewal, surely_finite
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class SMC(_Walk):
                 x, twist = x[index], twist.take(index)
             walk.record(twist.guided)
             n = walk.noise(x)
-            shift = (1 - k) * (twist.guided - twist.x0) / s
-            x = twist.guided + k * (x - twist.guided) + s * n
+            shift = (1 - k) / s * (twist.guided - twist.x0)
+            x = torch.addcmul(twist.guided.lerp(x, k), s, n)
             before, twist = twist.log_density, self._twist(walk, x, lower, few)
             # log p / q for equal covariances s^2: their means are s * shift apart
-            ratio = -(shift * n + shift**2 / 2).flatten(1).sum(1)
+            ratio = -(shift * (n + shift / 2)).flatten(1).sum(1)
             log_weights = log_weights + ratio + twist.log_density - before
         walk.record(twist.guided)
         chosen = self._choose(walk, log_weights, walk.samples)
@@ -75,8 +76,10 @@ class SMC(_Walk):
 
     def _twist(self, walk: Walk, x: Tensor, sigma: Tensor, few: bool) -> Twist:
         twist = (exact_twist if few else scalar_twist)(walk, x, sigma)
+        if surely_finite(twist.log_density, twist.guided):
+            return twist
         sound = twist.log_density.isfinite() & finite_rows(twist.guided)
-        walk.sound = walk.sound & sound
+        walk.doubt(sound)
         return twist.where(sound, x)
 
     def _weights(self, log_weights: Tensor) -> Tensor:
@@ -110,6 +113,6 @@ class SMC(_Walk):
     @staticmethod
     def _last_draw(walk: Walk, x0: Tensor, chosen: Tensor) -> Tensor:
         """Draw x0 given the last x and y: V is all but sigma^2 I there."""
-        problem = walk.problem.take(chosen)
+        data = DataTerm.of(walk.problem.take(chosen))
         r2 = walk.uncertainty(walk.sigmas[-1])[chosen]
-        return conditional_draw(problem, x0[chosen], r2, walk.noise)
+        return conditional_draw(data, x0[chosen], r2, walk.noise)

@@ -57,16 +57,16 @@ def _denoised(walk: Walk, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 def scalar_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:
     """Take V = r^2 I in the density, and its product with one Jacobian in the guided mean."""
-    operator = walk.problem.operator
+    operator, data = walk.problem.operator, walk.data
     assert isinstance(operator, LinearOperator)
     r2, noise2 = _variances(walk, sigma)
     x, x0 = _denoised(walk, x, sigma)
-    residual = walk.problem.residual(x0.detach())
-    u = operator.solve_gram(residual, noise2, scale=r2)
-    (gradient,) = torch.autograd.grad(x0, x, operator.adjoint(u))
-    log_determinant = operator.gram_log_determinant(noise2, scale=r2, like=residual)
+    residual = data.residual(x0.detach())
+    u = data.solve(residual, noise2, scale=r2)
+    (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
+    log_determinant = operator.gram_log_determinant(noise2, scale=r2, like=walk.problem.y)
     quadratic = (residual * u).flatten(1).sum(1)
-    guided = x0.detach() + per_row(sigma**2, x0) * gradient
+    guided = torch.addcmul(x0.detach(), per_row(sigma**2, x0), gradient)
     return Twist(-0.5 * (quadratic + log_determinant), x0.detach(), guided)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,8 @@ from genprior.operators.random import normal
 from genprior.priors.base import DenoisingPrior, Prior
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.base import Chunk, Counted, Solution, Solver
-from genprior.solvers.levels import data_scale, noise_grid, noise_level, noise_std, poisson_std
+from genprior.solvers.data_term import DataTerm
+from genprior.solvers.levels import noise_grid, noise_level, noise_std, poisson_std
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -31,11 +33,19 @@ def finite_rows(x: Tensor) -> Tensor:
     return (0 * x).flatten(1).sum(1) == 0  # five times as fast as isfinite().all()
 
 
+def surely_finite(*tensors: Tensor) -> bool:
+    """Whether all values are finite, by one sum each; False where asking would make it wait."""
+    return all(t.device.type == "cpu" and math.isfinite(t.sum().item()) for t in tensors)
+
+
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Take the rows of `a` (R, ...) where `rows` (R,) is True, else those of `b`."""
-    if rows.device.type == "cpu" and bool(rows.all()):  # elsewhere asking would make it wait
-        return a
     return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
+def row_norm(x: Tensor) -> Tensor:
+    """Return the Euclidean norm of each row of x (R, ...), (R,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
 @dataclass
@@ -51,6 +61,7 @@ class Walk:
         samples: Asked of each image, S; a method may walk with more rows.
         ticks: Advances the progress bar.
         sound: (R,) bool, False once a row's network output was not finite.
+        doubted: False while all rows are known to be sound.
         mean: E[x0 | y] of each row, where a method knows it exactly.
         trace: What `record` noted: residual norms and soundness, each (R,).
     """
@@ -63,6 +74,7 @@ class Walk:
     samples: int
     ticks: Iterator[int]
     sound: Tensor = field(init=False)
+    doubted: bool = field(init=False, default=False)
     mean: Tensor | None = None
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -104,22 +116,23 @@ class Walk:
         """The measurement noise's standard deviation, (R,); see `noise_level`."""
         return noise_level(self.problem)
 
-    @cached_property
-    def data_scale(self) -> float:
-        """s, the prior's standard deviation; some priors take a while to say it."""
-        return data_scale(self.prior)
-
     def uncertainty(self, sigma: Tensor) -> Tensor:
         """r^2 = sigma^2 s^2 / (sigma^2 + s^2): variance of x0 given x_sigma for white data."""
-        sigma2, s2 = sigma**2, self.data_scale**2
+        sigma2, s2 = sigma**2, self.prior.data_scale**2
         return sigma2 * s2 / (sigma2 + s2)
+
+    @cached_property
+    def data(self) -> DataTerm:
+        """The problem in the coordinates of its operator's spectrum."""
+        return DataTerm.of(self.problem)
 
     @cached_property
     def observed_count(self) -> Tensor:
         """Number of observed entries of y, (R,)."""
         y, observed = self.problem.y, self.problem.operator.observed
-        count = torch.ones_like(y) if observed is None else observed.expand_as(y).to(y)
-        return count.flatten(1).sum(1)
+        if observed is None:
+            return y.new_full((len(y),), y[0].numel())
+        return observed.expand_as(y).flatten(1).sum(1).to(y)
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -131,28 +144,34 @@ class Walk:
 
     def residual_norm(self, x0: Tensor) -> Tensor:
         """Return |y - A(x0)|, weighted, (R,)."""
-        residual = self.problem.residual(x0)
-        residual = residual if self.weights is None else self.weights * residual
-        return torch.linalg.vector_norm(residual.flatten(1), dim=1)
+        residual = self.data.residual(x0)
+        return row_norm(residual if self.weights is None else self.weights * residual)
 
     def residual_gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Return |y - A(x0)|, weighted, (R,), and its gradient in x0."""
-        operator = self.problem.operator
-        if not isinstance(operator, LinearOperator):
+        if not isinstance(self.problem.operator, LinearOperator):
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_()
                 norm = self.residual_norm(x0)
                 return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
-        residual = self.problem.residual(x0)
+        residual = self.data.residual(x0)
         residual = residual if self.weights is None else self.weights * residual
-        norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
-        unit = residual / per_row(torch.where(norm > 0, norm, 1.0), residual)
-        return norm, -operator.adjoint(unit if self.weights is None else self.weights * unit)
+        norm = row_norm(residual)
+        downhill = residual / per_row(torch.where(norm > 0, -norm, 1.0), residual)
+        return norm, self.data.adjoint(
+            downhill if self.weights is None else self.weights * downhill
+        )
 
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
         """Return x, and `before` in rows that are or were not finite."""
-        self.sound = self.sound & finite_rows(x)
+        if not self.doubted and surely_finite(x):
+            return x
+        self.doubt(finite_rows(x))
         return where_rows(self.sound, x, before)
+
+    def doubt(self, sound: Tensor) -> None:
+        """Keep in mind that rows are not `sound` (R,)."""
+        self.sound, self.doubted = self.sound & sound, True
 
     def record(self, x0: Tensor, norm: Tensor | None = None) -> None:
         """Note how far A x0 is from y: `residual_norm`, where the caller has it not yet."""
@@ -169,7 +188,7 @@ class Walk:
 
 def images(*coefficients: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield each step's coefficients, given as (N, R), in a shape that multiplies images."""
-    yield from zip(*(c[..., None, None, None] for c in coefficients), strict=True)
+    return zip(*(c.reshape(*c.shape, 1, 1, 1).unbind() for c in coefficients), strict=True)
 
 
 def renewal(sigma: Tensor, lower: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
