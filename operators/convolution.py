@@ -199,7 +199,8 @@ class Downsampling(_Convolution):
         )
         super().__init__(kernel, image_shape, small)
         self.factor = factor
-        self._offsets = tuple(max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
+        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
+        self._offsets = top, left
 
     @staticmethod
     def _divide(n: int, factor: int) -> int:

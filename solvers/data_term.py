@@ -37,8 +37,9 @@ class DataTerm:
         operator, y = problem.operator, problem.y
         if operator.observed is not None:
             y = torch.where(operator.observed, y, 0.0)
-        white = isinstance(operator, LinearOperator) and isinstance(problem.noise, GaussianNoise)
-        spectrum = operator.spectrum(y) if white else None
+        spectrum = None
+        if isinstance(operator, LinearOperator) and isinstance(problem.noise, GaussianNoise):
+            spectrum = operator.spectrum(y)
         if spectrum is None:
             return cls(problem, y)
         c = spectrum.to(y)

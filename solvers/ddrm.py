@@ -60,7 +60,7 @@ class DDRM(_Walk):
         spectral = Spectral.of(walk.problem, type(self).__name__)
         x = walk.start()
         free = walk.noise(x)
-        share, fresh = self._towards_y(*spectral.rows(walk.sigmas[:1]), spectral)
+        share, fresh = self._towards_y(next(spectral.rows(walk.sigmas[:1])), spectral)
         xbar = spectral.vt(x)
         change = share * (spectral.y - xbar) + fresh * spectral.vt(free)
         x, xbar = x + spectral.v(change), xbar + change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -85,8 +85,9 @@ def solver_for(problem: Problem, prior: Prior) -> tuple[Solver, int]:
     solver = default_solver(problem, prior)
     if isinstance(solver, LatentSampler):
         solver = LatentSampler(steps=80, warm_up=120, leapfrog=5)
-    walks = isinstance(prior, DenoisingPrior) and not isinstance(prior, ExactPrior)
-    return solver, WALKED if walks else SAMPLES
+    if isinstance(prior, DenoisingPrior) and not isinstance(prior, ExactPrior):
+        return replace(solver, antithetic=True), WALKED
+    return solver, SAMPLES
 
 
 def restore(subject: Subject, name: str, seed: int) -> tuple[Result, Problem, Tensor]:
