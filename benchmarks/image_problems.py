@@ -22,6 +22,7 @@ from genprior.operators import (
     kernels,
     masks,
 )
+from genprior.solvers.result import independent_sets
 
 Row = dict[str, Any]
 
@@ -109,18 +110,13 @@ def scores(
         # where truth and samples are all equal, as on black paper, there is nothing to cover
         values = torch.cat([seen, truth[:, None]], 1)
         vary = values.amax(1) > values.amin(1)
-        halves = independent(seen, antithetic)
-        found["CRPS"] = torch.stack([crps(half, truth) for half in halves]).mean(0)
-        held = [coverage(half, truth, 0.9, where=vary) for half in halves]
+        sets = independent_sets(seen, antithetic)
+        found["CRPS"] = torch.stack([crps(some, truth) for some in sets]).mean(0)
+        held = [coverage(some, truth, 0.9, where=vary) for some in sets]
         found["coverage 90 %"] = torch.stack(held).mean(0)
     if network is not None:
         found |= feature_scores(network, samples, truth, mean, antithetic=antithetic)
     return found
-
-
-def independent(samples: Tensor, antithetic: bool) -> list[Tensor]:
-    """Cut samples (B, S, ...) into sets of independent ones."""
-    return [samples[:, ::2], samples[:, 1::2]] if antithetic else [samples]
 
 
 def feature_scores(

@@ -60,7 +60,7 @@ class Spectrum:
             denominator = torch.addcmul(damping, per_row(scale, g), g)
         else:
             denominator = torch.add(damping, g, alpha=scale)
-        if damping.device.type == "cpu" and damping.min().item() > 0:
+        if damping.device.type == "cpu" and bool((damping > 0).all()):
             return 1 / denominator  # what follows, shorter; asking costs nothing on the CPU
         solvable = (denominator > 0) & ((damping > 0) | self.positive)
         return solvable / denominator.where(solvable, torch.ones_like(denominator))

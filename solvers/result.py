@@ -85,6 +85,11 @@ class Result:
         return cls(**known, **json.loads(header["result"]), trace=trace)
 
 
+def independent_sets(samples: Tensor, antithetic: bool) -> list[Tensor]:
+    """Cut samples (B, S, ...) into sets of independent ones: two where pairs are antithetic."""
+    return [samples[:, ::2], samples[:, 1::2]] if antithetic else [samples]
+
+
 def paired_std(samples: Tensor) -> Tensor:
     """Return the standard deviation, (B, ...), of samples (B, S, ...) in pairs 2k and 2k + 1.
 

@@ -125,6 +125,7 @@ def test_solvers_without_independent_samples_refuse_pairs(solver):
         (Solving("x", solver="MMPS", samples=2), False),
         (Solving("x", solver="MMPS", antithetic=False), False),
         (Solving("x", solver="SMC"), False),
+        (Solving("x", solver="REDDiff"), False),
         (Solving("x", solver="ExactPosterior"), False),
     ],
     ids=str,

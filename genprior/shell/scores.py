@@ -8,6 +8,7 @@ from torch import Tensor
 from genprior.metrics import coverage, crps, psnr, ssim
 from genprior.operators import GaussianNoise, Problem
 from genprior.solvers import Result
+from genprior.solvers.result import independent_sets
 
 
 def residual(result: Result, problem: Problem) -> Tensor:
@@ -46,17 +47,15 @@ def score(result: Result, problem: Problem, truth: Tensor | None = None) -> dict
         repeated = truth.repeat_interleave(count, 0)
         each = psnr(result.samples.flatten(0, 1), repeated)
         scores["psnr_sample"] = each.view(batch, count).mean(1)
-        halves = [result.samples]
-        if result.antithetic:
-            halves = [result.samples[:, ::2], result.samples[:, 1::2]]
+        sets = independent_sets(result.samples, result.antithetic)
 
-        def over_halves(values: list[Tensor]) -> Tensor:
+        def over_sets(values: list[Tensor]) -> Tensor:
             return torch.stack(values).mean(0)
 
-        scores["coverage_50"] = over_halves([coverage(half, truth, 0.5) for half in halves])
-        scores["coverage_90"] = over_halves([coverage(half, truth, 0.9) for half in halves])
+        scores["coverage_50"] = over_sets([coverage(some, truth, 0.5) for some in sets])
+        scores["coverage_90"] = over_sets([coverage(some, truth, 0.9) for some in sets])
         if count > 1:
-            scores["crps"] = over_halves([crps(half, truth) for half in halves])
+            scores["crps"] = over_sets([crps(some, truth) for some in sets])
     if min(truth.shape[-2:]) >= 11:
         scores["ssim_mean"] = ssim(result.mean, truth)
     return scores

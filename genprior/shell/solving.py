@@ -82,7 +82,8 @@ class Solving:
                 raise ValueError(f"{type(solver).__name__} takes no --steps")
             changes["steps"] = self.steps
         in_pairs = self.samples >= 4 and self.samples % 2 == 0
-        if self.antithetic and in_pairs and "antithetic" in known and not solver.joint:
+        alone = "antithetic" in known and not (solver.joint or solver.point_estimate)
+        if self.antithetic and in_pairs and alone:
             changes["antithetic"] = True
         return dataclasses.replace(solver, **changes)
 
