@@ -2,7 +2,8 @@
 
 # Their order is that of `available`: the recommended first.
 # isort: off
-from genprior.solvers.base import Chunk, Counted, Solution, Solver, available
+from genprior.solvers.base import Counted, Solver, available
+from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.exact import ExactPosterior
 from genprior.solvers.mmps import MMPS
 from genprior.solvers.smc import SMC

@@ -1,14 +1,14 @@
-"""What every solver shares: checks at the boundary, chunking, counting, one Result."""
+"""What every solver shares: checks at the boundary, counting, one Result."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,8 @@ from torch import Tensor
 from genprior.operators import GaussianNoise, LinearOperator, Problem
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
+from genprior.solvers.chunks import Chunk, Solution, join
 from genprior.solvers.result import Result, paired_std
-
-T = TypeVar("T")
 
 ROW_VALUES = 2**21
 """Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
@@ -57,63 +56,6 @@ class Counted:
 
     def encode(self, x: Tensor) -> Tensor:
         return self._count(self.prior.encode(x))  # type: ignore[operator]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The images that a solver works on at once.
-
-    Attributes:
-        problem: b measurements.
-        samples: Samples asked of each, S.
-        image_shape: (C, H, W), resolved.
-        image_generators: b generators, for what an image's samples share.
-        generators: b * S generators, image-major, one for each row.
-    """
-
-    problem: Problem
-    samples: int
-    image_shape: tuple[int, int, int]
-    image_generators: list[torch.Generator]
-    generators: list[torch.Generator]
-    progress: bool = False
-
-    @cached_property
-    def rows(self) -> Problem:
-        """The problem with every measurement repeated S times, image-major."""
-        if self.samples == 1:
-            return self.problem
-        y = self.problem.y
-        index = torch.arange(y.shape[0], device=y.device)
-        return self.problem.take(index.repeat_interleave(self.samples))
-
-    def track(self, steps: Iterable[T], label: str) -> Iterator[T]:
-        """Iterate with a progress bar where one was asked for."""
-        if not self.progress:
-            return iter(steps)
-        from tqdm import tqdm
-
-        return iter(tqdm(steps, desc=label, leave=False))
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a solver found for one chunk of b images, S samples each.
-
-    Attributes:
-        samples: (b, S, C, H, W).
-        converged: (b,) bool.
-        mean, std: (b, C, H, W) where known exactly.
-        latents: (b, S, *latent_shape).
-        trace: Named (steps, b) tensors.
-    """
-
-    samples: Tensor
-    converged: Tensor
-    mean: Tensor | None = None
-    std: Tensor | None = None
-    latents: Tensor | None = None
-    trace: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,7 +125,7 @@ class Solver(ABC):
                 progress=progress,
             )
             parts.append((b0, self._solve_safely(chunk, counted)))
-        whole = _join(parts)
+        whole = join(parts)
         std = whole.std
         if std is None and num_samples > 1:
             std = paired_std(whole.samples) if self._paired else whole.samples.std(1)
@@ -351,59 +293,3 @@ def _names(flag: str, prior: Prior) -> str:
     """The solvers for `prior` in which `flag` is False."""
     names = [n for n in available(prior) if not getattr(Solver.registry[n], flag)]
     return ", ".join(names) or "none for this prior"
-
-
-def _join(parts: list[tuple[int, Solution]]) -> Solution:
-    """Put chunks together: those of the same images along S, then along B."""
-    by_images: dict[int, list[Solution]] = {}
-    for first, part in parts:
-        by_images.setdefault(first, []).append(part)
-    groups = [_join_samples(group) for group in by_images.values()]
-    if len(groups) == 1:
-        return groups[0]
-
-    def whole(values: list[Tensor | None]) -> Tensor | None:
-        found = [v for v in values if v is not None]
-        return torch.cat(found) if found else None
-
-    steps = {k: max(len(g.trace[k]) for g in groups) for k in groups[0].trace}
-    return Solution(
-        samples=torch.cat([g.samples for g in groups]),
-        converged=torch.cat([g.converged for g in groups]),
-        mean=whole([g.mean for g in groups]),
-        std=whole([g.std for g in groups]),
-        latents=whole([g.latents for g in groups]),
-        trace={
-            k: torch.cat([_padded(g.trace[k], n) for g in groups], 1) for k, n in steps.items()
-        },
-    )
-
-
-def _join_samples(group: list[Solution]) -> Solution:
-    """Put together the chunks that hold different samples of the same images."""
-    first = group[0]
-    if len(group) == 1:
-        return first
-    counts = [p.samples.shape[1] for p in group]
-    steps = {k: max(len(p.trace[k]) for p in group) for k in first.trace}
-    latents = [p.latents for p in group if p.latents is not None]
-    return Solution(
-        samples=torch.cat([p.samples for p in group], 1),
-        converged=torch.stack([p.converged for p in group]).all(0),
-        mean=first.mean,
-        std=first.std,
-        latents=torch.cat(latents, 1) if latents else None,
-        trace={
-            # The mean over all samples: a chunk counts by how many it holds.
-            k: torch.stack(
-                [c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True)]
-            ).sum(0)
-            / sum(counts)
-            for k, n in steps.items()
-        },
-    )
-
-
-def _padded(trace: Tensor, steps: int) -> Tensor:
-    """Fill a trace (n, b) that ended early up to `steps` with NaN."""
-    return torch.cat([trace, trace.new_full((steps - len(trace), trace.shape[1]), torch.nan)])

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 
 from genprior.priors.base import ExactPrior, Prior
-from genprior.solvers.base import Chunk, Counted, Solution, Solver
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
 
 
 @dataclass(frozen=True)

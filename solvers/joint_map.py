@@ -11,7 +11,8 @@ from torch import Tensor
 from genprior.priors.base import Prior
 from genprior.priors.variational import VariationalPrior
 from genprior.solvers import lbfgs
-from genprior.solvers.base import Chunk, Counted, Solution, Solver
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.latent_map import latent_energy
 from genprior.solvers.latent_posterior import LatentPosterior, latent_posterior
 

@@ -13,7 +13,8 @@ from torch.linalg import vecdot
 from genprior.operators.random import normal
 from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers import lbfgs
-from genprior.solvers.base import Chunk, Counted, Solution, Solver
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.latent_posterior import LatentPosterior, latent_posterior
 from genprior.solvers.lbfgs import Ends, Function, Minimum
 

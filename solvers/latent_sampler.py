@@ -12,7 +12,8 @@ from torch import Tensor
 
 from genprior.operators.random import normal, spawn
 from genprior.priors.base import LatentPrior, Prior
-from genprior.solvers.base import Chunk, Counted, Solution, Solver
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.diagnostics import effective_sample_size, split_r_hat
 from genprior.solvers.hmc import Point, Potential, StepSize, fit_metric, hmc_step
 from genprior.solvers.latent_posterior import LatentPosterior, latent_posterior

@@ -23,7 +23,8 @@ from genprior.operators.base import per_row
 from genprior.operators.random import normal
 from genprior.priors.base import DenoisingPrior, Prior
 from genprior.priors.samplers import DPMSolver, Sampler
-from genprior.solvers.base import Chunk, Counted, Solution, Solver
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.levels import noise_grid, noise_level, noise_std, poisson_std
 

@@ -1,0 +1,128 @@
+"""What a solver works on at once, what it found there, and how these parts go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators import Problem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images that a solver works on at once.
+
+    Attributes:
+        problem: b measurements.
+        samples: Samples asked of each, S.
+        image_shape: (C, H, W), resolved.
+        image_generators: b generators, for what an image's samples share.
+        generators: b * S generators, image-major, one for each row.
+    """
+
+    problem: Problem
+    samples: int
+    image_shape: tuple[int, int, int]
+    image_generators: list[torch.Generator]
+    generators: list[torch.Generator]
+    progress: bool = False
+
+    @cached_property
+    def rows(self) -> Problem:
+        """The problem with every measurement repeated S times, image-major."""
+        if self.samples == 1:
+            return self.problem
+        y = self.problem.y
+        index = torch.arange(y.shape[0], device=y.device)
+        return self.problem.take(index.repeat_interleave(self.samples))
+
+    def track(self, steps: Iterable[T], label: str) -> Iterator[T]:
+        """Iterate with a progress bar where one was asked for."""
+        if not self.progress:
+            return iter(steps)
+        from tqdm import tqdm
+
+        return iter(tqdm(steps, desc=label, leave=False))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found for one chunk of b images, S samples each.
+
+    Attributes:
+        samples: (b, S, C, H, W).
+        converged: (b,) bool.
+        mean, std: (b, C, H, W) where known exactly.
+        latents: (b, S, *latent_shape).
+        trace: Named (steps, b) tensors.
+    """
+
+    samples: Tensor
+    converged: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    latents: Tensor | None = None
+    trace: dict[str, Tensor] = field(default_factory=dict)
+
+
+def join(parts: list[tuple[int, Solution]]) -> Solution:
+    """Put chunks together: those of the same images along S, then along B."""
+    by_images: dict[int, list[Solution]] = {}
+    for first, part in parts:
+        by_images.setdefault(first, []).append(part)
+    groups = [_join_samples(group) for group in by_images.values()]
+    if len(groups) == 1:
+        return groups[0]
+
+    def whole(values: list[Tensor | None]) -> Tensor | None:
+        found = [v for v in values if v is not None]
+        return torch.cat(found) if found else None
+
+    steps = {k: max(len(g.trace[k]) for g in groups) for k in groups[0].trace}
+    return Solution(
+        samples=torch.cat([g.samples for g in groups]),
+        converged=torch.cat([g.converged for g in groups]),
+        mean=whole([g.mean for g in groups]),
+        std=whole([g.std for g in groups]),
+        latents=whole([g.latents for g in groups]),
+        trace={
+            k: torch.cat([_padded(g.trace[k], n) for g in groups], 1) for k, n in steps.items()
+        },
+    )
+
+
+def _join_samples(group: list[Solution]) -> Solution:
+    """Put together the chunks that hold different samples of the same images."""
+    first = group[0]
+    if len(group) == 1:
+        return first
+    counts = [p.samples.shape[1] for p in group]
+    steps = {k: max(len(p.trace[k]) for p in group) for k in first.trace}
+    latents = [p.latents for p in group if p.latents is not None]
+    return Solution(
+        samples=torch.cat([p.samples for p in group], 1),
+        converged=torch.stack([p.converged for p in group]).all(0),
+        mean=first.mean,
+        std=first.std,
+        latents=torch.cat(latents, 1) if latents else None,
+        trace={
+            # The mean over all samples: a chunk counts by how many it holds.
+            k: torch.stack(
+                [c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True)]
+            ).sum(0)
+            / sum(counts)
+            for k, n in steps.items()
+        },
+    )
+
+
+def _padded(trace: Tensor, steps: int) -> Tensor:
+    """Fill a trace (n, b) that ended early up to `steps` with NaN."""
+    return torch.cat([trace, trace.new_full((steps - len(trace), trace.shape[1]), torch.nan)])
