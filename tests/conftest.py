@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_photo import save_priors
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
@@ -23,3 +24,11 @@ def global_generator_untouched():
     before = torch.random.get_rng_state()
     yield
     assert torch.equal(before, torch.random.get_rng_state()), "the global generator moved"
+
+
+@pytest.fixture
+def photo_place(tmp_path, monkeypatch):
+    """A folder with priors for photos, in which file names are taken."""
+    monkeypatch.chdir(tmp_path)
+    save_priors()
+    return tmp_path
