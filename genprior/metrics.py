@@ -62,7 +62,9 @@ def coverage(
     the k-th largest sample holds it with probability 1 - 2k / (S + 1) exactly. `level` mostly
     lies between two of these; both intervals then count, weighted such that a calibrated
     posterior scores `level` exactly. A truth tied with samples (clipped pixels) scores the mean
-    over the ranks that breaking the tie at random would give.
+    over the ranks that breaking the tie at random would give. With few samples a spread that is
+    too narrow hardly shows: at level .9 a truth outside all of them scores .85 (S = 2), .75 (4),
+    .45 (10) and only from S = 19 on 0.
 
     Args:
         samples: (B, S, C, H, W) or any (B, S, ...).

@@ -200,7 +200,7 @@ class ExactPrior(Prior):
 
 
 def capabilities(prior: Prior) -> str:
-    """Say in words what a prior can do: 'latent, encoder (approximate)'."""
+    """Say in words what a prior can do: 'latent, encoder'."""
     named = {
         "latent": LatentPrior,
         "encoder": EncodingPrior,

@@ -6,8 +6,8 @@ from genprior.solvers.base import Counted, Solver, available
 from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.exact import ExactPosterior
 from genprior.solvers.mmps import MMPS
-from genprior.solvers.smc import SMC
 from genprior.solvers.daps import DAPS
+from genprior.solvers.smc import SMC
 from genprior.solvers.pigdm import PiGDM
 from genprior.solvers.dps import DPS
 from genprior.solvers.diffpir import DiffPIR

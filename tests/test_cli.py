@@ -180,6 +180,7 @@ def test_evaluate(place, tmp_path, capsys):
     assert float(tables[0][8]["psnr_mean"]) == pytest.approx(error, rel=1e-2)
     captured = capsys.readouterr()
     assert "7 images" in captured.out
+    assert captured.out.count("--samples 19 shows it") == 2, "four samples hide a narrow spread"
     assert captured.err == "", "a progress bar in a pipe"
 
 

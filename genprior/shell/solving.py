@@ -41,7 +41,7 @@ class Solving:
         precision: Of a diffusion prior's network. bf16 is two to three times faster where the
             machine has units for it; auto takes it there for photos of 128x128 pixels or more.
         antithetic: Draw samples in pairs of opposite noise, for a better mean, where the solver
-            can and there are 4, 6, ... of them.
+            can and there are 4, 6, ... of them; `--antithetic false` turns it off.
     """
 
     prior: str
