@@ -184,6 +184,20 @@ def test_evaluate(place, tmp_path, capsys):
     assert captured.err == "", "a progress bar in a pipe"
 
 
+@pytest.mark.parametrize(("samples", "independent"), [("19", 19), ("20", 10)])
+def test_evaluate_warns_of_too_few_independent_samples(
+    place, tmp_path, capsys, samples, independent
+):
+    """Would catch a paired sample counted as one more."""
+    folder, out = folder_of_photos(tmp_path, 1), tmp_path / "scores.csv"
+    words = ["evaluate", "--data", folder, "--prior", place.prior, "--task", "inpaint"]
+    words += ["--mask", "random:0.6", "--solver", "MMPS", "--steps", "2", "--samples", samples]
+    assert main([str(word) for word in [*words, "--out", out]]) == 0
+    with open(out) as file:
+        assert float(next(csv.DictReader(file))["independent_samples"]) == independent
+    assert ("--samples 19 shows it" in capsys.readouterr().out) == (independent < 19)
+
+
 @pytest.mark.parametrize("family", ["gaussian", "mixture"])
 def test_train_then_sample_then_restore(place, tmp_path, family):
     """Would catch weights that the other commands do not read, and a recipe not applied."""
