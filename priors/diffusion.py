@@ -168,15 +168,15 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
             ValueError: The images do not fit `image_shape`; sigma is negative or NaN.
         """
         self._check(x)
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).detach()
-        sigma = sigma.reshape(-1).expand(len(x))
-        lowest = self._check_sigma(sigma)
+        levels = self._levels(sigma, len(x))
         mean, std = self._normalisation
-        # Any positive number stands in for 0, whose result is replaced below.
-        s = (sigma if lowest > 0 else torch.where(sigma > 0, sigma, std)) / std
-        u0 = self.training_objective.denoise(self._evaluate, self.normalise(x), s)
+        u0 = self.training_objective.denoise(
+            self._evaluate, self.normalise(x), [level / std for level in levels]
+        )
         x0 = torch.add(mean.to(x), u0, alpha=std)
-        return x0 if lowest > 0 else torch.where(per_row(sigma, x) > 0, x0, x)
+        if min(levels, default=1.0) > 0:
+            return x0
+        return torch.where(per_row(x.new_tensor(levels), x) > 0, x0, x)
 
     def _evaluate(self, u: Tensor, noise: Tensor) -> Tensor:
         """Run the network in its own precision or in `autocast`, a large image in tiles."""
@@ -210,23 +210,24 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
                 f"(B, {', '.join('any' if n is None else str(n) for n in self.image_shape)})"
             )
 
-    def _check_sigma(self, sigma: Tensor) -> float:
-        """Return the lowest, having raised or warned where they are not as they should be."""
-        lowest, highest = torch.stack(sigma.aminmax()).tolist() if len(sigma) else (1.0, 1.0)
-        if not lowest >= 0:
-            raise ValueError(f"sigma must be a standard deviation >= 0, not {lowest}")
+    def _levels(self, sigma: float | Tensor, batch: int) -> list[float]:
+        """Return one level if all images share it, else those of all, each one checked."""
+        given = sigma.reshape(-1).tolist() if isinstance(sigma, Tensor) else [float(sigma)]
+        levels = given[:1] if len(set(given)) == 1 else given
+        if len(given) not in (1, batch):
+            raise ValueError(f"{len(given)} levels sigma came with {batch} images")
+        if not all(level >= 0 for level in levels):
+            raise ValueError(f"sigma must be a standard deviation >= 0, not {levels}")
         low, high = self.sigma_range
-        if self._warned or 0.99 * low <= lowest <= highest <= 1.01 * high:
-            return lowest
-        outside = (sigma > 0) & ((sigma < 0.99 * low) | (sigma > 1.01 * high))
-        if bool(outside.any()):
+        outside = [s for s in levels if s > 0 and not 0.99 * low <= s <= 1.01 * high]
+        if outside and not self._warned:
             self._warned = True
             warnings.warn(
-                f"sigma {sigma[outside][0].item():.3g} is outside the trained range "
+                f"sigma {outside[0]:.3g} is outside the trained range "
                 f"{low:.3g} to {high:.3g}; the nearest trained level is used",
                 stacklevel=3,
             )
-        return lowest
+        return levels
 
     def sample(
         self,

@@ -8,9 +8,12 @@ variance and `noise` (B,) a label of the noise level.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,25 +24,50 @@ from genprior.operators.random import Generators, normal, uniform
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
-class DenoisingObjective(Protocol):
+class Reading(NamedTuple):
+    """How a network F is read at one level: D(u; s) = skip u + out F(scale u; label)."""
+
+    skip: float
+    out: float
+    scale: float
+    label: float
+
+
+class DenoisingObjective(ABC):
     """What a training objective tells the diffusion prior."""
 
     @property
+    @abstractmethod
     def s_range(self) -> tuple[float, float]:
         """Smallest and largest s that training covers."""
-        ...
 
-    def denoise(self, network: Network, u: Tensor, s: Tensor) -> Tensor:
-        """Return E[u0 | u0 + s n = u] for u (B, C, H, W) and s (B,) > 0."""
-        ...
+    @abstractmethod
+    def reading(self, s: float) -> Reading:
+        """Return the coefficients at a level s >= 0, its label that of the nearest trained one."""
 
+    def denoise(self, network: Network, u: Tensor, s: Sequence[float]) -> Tensor:
+        """Return E[u0 | u0 + s n = u] for u (B, C, H, W) and B levels, or one for all.
+
+        The coefficients are Python numbers: beside a small network, tensor operations on them
+        would take longer than those on the images.
+        """
+        readings = [self.reading(level) for level in s]
+        labels = u.new_tensor([reading.label for reading in readings]).expand(len(u))
+        skip, out, scale = readings[0][:3] if len(s) == 1 else _rows(readings, u)
+        return skip * u + out * network(scale * u, labels)
+
+    @abstractmethod
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         """Draw noise and levels, return the training loss of every image, (B,)."""
-        ...
+
+
+def _rows(readings: list[Reading], u: Tensor) -> list[Tensor]:
+    coefficients = u.new_tensor([r[:3] for r in readings]).reshape(len(readings), 3)
+    return [per_row(c, u) for c in coefficients.unbind(1)]
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(DenoisingObjective):
     """Preconditioned denoising: the network's input and target have unit variance at every s.
 
         D(u; s) = u / (1 + s^2) + s / sqrt(1 + s^2) F(u / sqrt(1 + s^2); ln(s) / 4)
@@ -55,12 +83,9 @@ class EDM:
     log_std: float = 1.2
     s_range: tuple[float, float] = (0.004, 160.0)
 
-    def denoise(self, network: Network, u: Tensor, s: Tensor) -> Tensor:
-        noise = s.clamp(*self.s_range).log() / 4
-        s = per_row(s, u)
-        total = (1 + s**2).sqrt()
-        scaled = u / total
-        return torch.addcmul(scaled / total, s / total, network(scaled, noise))
+    def reading(self, s: float) -> Reading:
+        total = math.sqrt(1 + s**2)
+        return Reading(1 / total**2, s / total, 1 / total, math.log(_clamp(s, *self.s_range)) / 4)
 
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         like = {"dtype": u0.dtype, "device": u0.device}
@@ -77,7 +102,7 @@ class EDM:
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(DenoisingObjective):
     """Variance-preserving noise in T discrete steps.
 
         u_t = sqrt(a_t) u0 + sqrt(1 - a_t) n,   s_t = sqrt(1 / a_t - 1),   D(u; s) = u - s F
@@ -118,17 +143,18 @@ class DDPM:
 
     @property
     def s_range(self) -> tuple[float, float]:
-        levels = self.levels()
-        return levels[0].item(), levels[-1].item()
+        levels = _log_levels(self)
+        return math.exp(levels[0]), math.exp(levels[-1])
 
-    def denoise(self, network: Network, u: Tensor, s: Tensor) -> Tensor:
-        t = _interpolate(s.double().log(), self.levels().log().to(s.device)).to(u.dtype)
-        s = per_row(s, u)
-        total = (1 + s**2).sqrt()
-        output = network(u / total, t / self.steps)
-        if self.target == "image":
-            return output
-        return u - s * output if self.target == "noise" else (u / total - s * output) / total
+    def reading(self, s: float) -> Reading:
+        total = math.sqrt(1 + s**2)
+        label = _position(math.log(_clamp(s, *self.s_range)), _log_levels(self)) / self.steps
+        skip, out = {
+            "noise": (1.0, -s),
+            "image": (0.0, 1.0),
+            "velocity": (1 / total**2, -s / total),
+        }[self.target]
+        return Reading(skip, out, 1 / total, label)
 
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         like = {"dtype": u0.dtype, "device": u0.device}
@@ -142,7 +168,7 @@ class DDPM:
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(DenoisingObjective):
     """Velocity of the straight path from image to noise.
 
         u_t = (1 - t) u0 + t n,   s = t / (1 - t),   F = n - u0,   D(u; s) = u_t - t F
@@ -156,11 +182,9 @@ class FlowMatching:
 
     s_range: tuple[float, float] = (0.004, 160.0)
 
-    def denoise(self, network: Network, u: Tensor, s: Tensor) -> Tensor:
-        label = s.clamp(*self.s_range)
-        s = per_row(s, u)
-        u_t = u / (1 + s)
-        return u_t - s / (1 + s) * network(u_t, label / (1 + label))
+    def reading(self, s: float) -> Reading:
+        t, trained = (level / (1 + level) for level in (s, _clamp(s, *self.s_range)))
+        return Reading(1 - t, -t, 1 - t, trained)
 
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         like = {"dtype": u0.dtype, "device": u0.device}
@@ -198,8 +222,17 @@ def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:
     return KINDS[kind](**fields)
 
 
-def _interpolate(value: Tensor, knots: Tensor) -> Tensor:
-    """Position of each value among increasing knots, in 0 ... len - 1, linear between them."""
-    right = torch.searchsorted(knots, value.detach()).clamp(1, len(knots) - 1)
+def _clamp(s: float, low: float, high: float) -> float:
+    return min(max(s, low), high)
+
+
+@cache
+def _log_levels(objective: DDPM) -> list[float]:
+    return objective.levels().log().tolist()
+
+
+def _position(value: float, knots: list[float]) -> float:
+    """Position among increasing knots, in 0 ... len - 1, linear between them."""
+    right = min(max(bisect_left(knots, value), 1), len(knots) - 1)
     low, high = knots[right - 1], knots[right]
-    return (right - 1 + ((value - low) / (high - low))).clamp(0, len(knots) - 1)
+    return _clamp(right - 1 + (value - low) / (high - low), 0, len(knots) - 1)

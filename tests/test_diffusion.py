@@ -15,6 +15,7 @@ from genprior.priors.likelihood import log_prob_estimate
 from genprior.priors.objectives import DDPM, EDM, FlowMatching
 from genprior.priors.tiles import in_tiles
 from genprior.priors.unet import UNet
+from genprior.shell.training_run import begin_with
 
 MEAN, STD = 0.3, 0.2
 
@@ -42,6 +43,11 @@ def tiny(objective=None, shape=(1, 6, 6), *, seed=0, **options):
     for weight in prior.parameters():
         weight.data = 0.2 * normal(weight.shape, generator) if weight.ndim else weight.data
     return prior.eval()
+
+
+def fresh(**options):
+    """A prior whose training has not begun."""
+    return Diffusion(UNet(1, **options), (1, 6, 6), data_std=STD)
 
 
 def noisy(batch=3, shape=(1, 6, 6), dtype=torch.float64):
@@ -88,7 +94,7 @@ def test_sigma_outside_the_trained_range():
         near = prior.denoise(x, low / 100)
     # What is right there: with hardly any noise the image itself.
     assert (near - x).abs().max() < 1e-3
-    for bad in (-0.1, math.nan, torch.tensor([0.1, -0.2])):
+    for bad in (-0.1, math.nan, torch.tensor([0.1, -0.2]), torch.full((3,), 0.1)):
         with pytest.raises(ValueError, match="sigma"):
             prior.denoise(x, bad)
 
@@ -111,7 +117,7 @@ def test_float64_through_a_float32_network():
     assert (got - exact).abs().max() < 1e-8
 
 
-@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("attention", [0, 1, 2])
 def test_every_weight_of_the_network_matters(attention):
     """Would catch a block, a skip connection or an embedding that is left out of forward."""
     network = tiny(attention=attention).network
@@ -121,6 +127,24 @@ def test_every_weight_of_the_network_matters(attention):
         # Keys shift every score of a query alike, so their bias alone may have no effect.
         assert weight.grad is not None, name
         assert weight.grad.abs().max() > 1e-7, name
+
+
+@pytest.mark.parametrize(
+    ("blocks", "attention"), [((2, 1), 0), ((1, 3), 0), ((1, 1), 1), ((2, 2), 2)]
+)
+def test_a_deeper_network_begins_as_the_trained_one(blocks, attention, tmp_path):
+    """Would catch a layer that does not start as nothing, or weights that are not taken over."""
+    path, trained = str(tmp_path / "trained.safetensors"), tiny()
+    trained.save(path)
+    deeper = fresh(widths=(8, 8), blocks=blocks, attention=attention)
+    begin_with(deeper, path)
+    assert torch.equal(deeper.denoise(noisy(), 0.3), trained.denoise(noisy(), 0.3))
+    for options in ({"widths": (8, 16), "blocks": blocks}, {"widths": (8,), "blocks": (1,)}):
+        with pytest.raises(ValueError, match="cannot start from"):
+            begin_with(fresh(**options), path)
+    deeper.save(path)
+    with pytest.raises(ValueError, match="cannot start from"):
+        begin_with(fresh(widths=(8, 8), blocks=(1, 1)), path)
 
 
 def test_network_is_local():

@@ -42,8 +42,14 @@ def dense_posterior(prior, problem):
     return prior_covariance - gain @ a @ prior_covariance
 
 
-@pytest.mark.parametrize("with_decoder_std", [False, True])
-def test_samples_of_a_gaussian_have_its_posterior_mean_and_covariance(with_decoder_std):
+HMC = {"leapfrog": 5}
+MALA = {"leapfrog": 1, "acceptance": 0.574}
+
+
+@pytest.mark.parametrize(
+    ("with_decoder_std", "walk"), [(False, HMC), (True, HMC), (False, MALA), (True, MALA)]
+)
+def test_samples_of_a_gaussian_have_its_posterior_mean_and_covariance(with_decoder_std, walk):
     """Catches wrong acceptance, a metric used without its transpose, x not drawn given z."""
     if with_decoder_std:
         prior = linear_vae(SHAPE, 3)
@@ -55,7 +61,7 @@ def test_samples_of_a_gaussian_have_its_posterior_mean_and_covariance(with_decod
     x = gaussian.sample(1, generator=seeded(1))
     operator = CompressedSensing(SHAPE, 4, generator=seeded(3))
     problem = Problem.simulate(x, operator, GaussianNoise(0.05), generator=seeded(2))
-    solver = LatentSampler(steps=20, warm_up=100, chains=2, leapfrog=5)
+    solver = LatentSampler(steps=20, warm_up=100, chains=2, **walk)
     result = solver(repeated(problem, 400), prior, generator=seeded(4))
     check_moments(
         result.samples.flatten(1),

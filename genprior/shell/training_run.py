@@ -12,6 +12,7 @@ from genprior.pretrained import load
 from genprior.priors.base import Prior
 from genprior.priors.files import read_header
 from genprior.priors.trainable import TrainablePrior
+from genprior.priors.unet import extends
 from genprior.shell.source import Source
 from genprior.training import TrainingOptions, train
 
@@ -65,6 +66,9 @@ class Run:
 def begin_with(prior: Prior, start: str) -> None:
     """Copy the weights of a trained prior of the same family and network.
 
+    A diffusion prior's network may be deeper than the trained one (`unet.extends`): the layers
+    that it has more begin as nothing, so both are the same function before training.
+
     Raises:
         ValueError: Family or network differ.
     """
@@ -73,9 +77,16 @@ def begin_with(prior: Prior, start: str) -> None:
         {key: value for key, value in p.config.items() if key not in _NOT_NETWORK}
         for p in (prior, trained)
     )
-    if type(trained) is not type(prior) or ours != theirs:
+    if type(trained) is not type(prior) or not _can_begin(ours, theirs):
         raise ValueError(
             f"training cannot start from {start}, a {type(trained).__name__} with {theirs}: "
             f"its options must be those of the {type(prior).__name__} to train, {ours}"
         )
-    prior.load_state_dict(trained.state_dict())
+    prior.load_state_dict({**prior.state_dict(), **trained.state_dict()})
+
+
+def _can_begin(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    networks = ours.get("network", {}), theirs.get("network", {})
+    return {**theirs, "network": networks[0]} == {**ours, "network": networks[0]} and extends(
+        *networks
+    )
