@@ -191,11 +191,11 @@ class UNet(nn.Module):
         return h[..., :height, :width]
 
     def _run(self, way: str, level: int, h: Tensor, embedding: Tensor) -> Tensor:
-        blocks = (self.down if way == "down" else self.up)[level]
-        attention = [self.attend[name] for name in (f"{way}{level}",) if name in self.attend]
-        for layer in [*blocks.children(), *attention]:
-            h = layer(h, embedding)
-        return h
+        stage = (self.down if way == "down" else self.up)[level]
+        for block in stage.children():
+            h = block(h, embedding)
+        name = f"{way}{level}"
+        return self.attend[name](h, embedding) if name in self.attend else h
 
 
 def extends(config: dict[str, Any], other: dict[str, Any]) -> bool:
