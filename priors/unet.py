@@ -72,9 +72,8 @@ class UNet(nn.Module):
         blocks: Residual blocks at each level, on the way down and again on the way up.
         unshuffle: Side of the pixel squares that are folded into channels at the entrance, 1 for
             none. With 2, a 28x28 image is worked on at 14x14 and 7x7.
-        attention: Levels that end in self-attention, coarsest first: 0 none, 1 (or True) the
-            lowest resolution, 2 the one above it too, on the way down and up. It ties the network
-            to images near the training size, so leave it out of a prior for photos of any size.
+        attention: One self-attention at the lowest resolution. It ties the network to images
+            near the training size, so leave it out of a prior for photos of any size.
         seed: Of the starting weights.
 
     Any height and width goes through: images are padded inside (edge pixels repeated) to a
@@ -90,7 +89,7 @@ class UNet(nn.Module):
         widths: Sequence[int] = (64, 128),
         blocks: Sequence[int] = (2, 3),
         unshuffle: int = 2,
-        attention: int = 0,
+        attention: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -98,8 +97,6 @@ class UNet(nn.Module):
             raise ValueError(
                 f"widths {tuple(widths)} and blocks {tuple(blocks)} must name the same levels"
             )
-        if not 0 <= attention <= len(widths):
-            raise ValueError(f"attention at {attention} of {len(widths)} levels")
         self.config: dict[str, Any] = {
             "channels": channels,
             "widths": list(widths),
@@ -129,7 +126,7 @@ class UNet(nn.Module):
         return total + self.multiple
 
     def _build(
-        self, folded: int, widths: Sequence[int], blocks: Sequence[int], attention: int
+        self, folded: int, widths: Sequence[int], blocks: Sequence[int], attention: bool
     ) -> None:
         self.embed = nn.Sequential(
             nn.Linear(EMBEDDING // 2, EMBEDDING),
@@ -148,14 +145,6 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(
             _stage(2 * w, w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True)
-        )
-        lowest = len(widths) - 1
-        self.attend = nn.ModuleDict(
-            {
-                f"{way}{level}": SelfAttention(widths[level])
-                for level in range(lowest, lowest - attention, -1)[1:]
-                for way in ("down", "up")
-            }
         )
         self.norm = PixelNorm()
         self.exit = nn.Conv2d(widths[0], folded, 3, padding=1)
@@ -177,8 +166,8 @@ class UNet(nn.Module):
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
         h = self.entrance(F.pixel_unshuffle(h, self.unshuffle))
         skips = []
-        for level in range(len(self.down)):
-            h = self._run("down", level, h, embedding)
+        for level, stage in enumerate(self.down):
+            h = _run(stage, h, embedding)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
@@ -186,26 +175,21 @@ class UNet(nn.Module):
             h = self.middle(h, embedding)
         for level in reversed(range(len(self.up))):
             h = torch.cat([self.grow[level](h), skips[level]], dim=1)
-            h = self._run("up", level, h, embedding)
+            h = _run(self.up[level], h, embedding)
         h = F.pixel_shuffle(self.exit(F.silu(self.norm(h))), self.unshuffle)
         return h[..., :height, :width]
-
-    def _run(self, way: str, level: int, h: Tensor, embedding: Tensor) -> Tensor:
-        stage = (self.down if way == "down" else self.up)[level]
-        for block in stage.children():
-            h = block(h, embedding)
-        name = f"{way}{level}"
-        return self.attend[name](h, embedding) if name in self.attend else h
 
 
 def extends(config: dict[str, Any], other: dict[str, Any]) -> bool:
     """Tell whether a network of `config` can begin as a trained one of `other`.
 
-    It may have more blocks and attention, which start as nothing, and is else the same.
+    It may have more blocks, or attention, which start as nothing, and is else the same.
     """
     if config == other:
         return True
-    if {"blocks", "attention"} - config.keys() or len(config["blocks"]) != len(other["blocks"]):
+    if {"blocks", "attention"} - (config.keys() & other.keys()):
+        return False
+    if len(config["blocks"]) != len(other["blocks"]):
         return False
     rest = {**other, "blocks": config["blocks"], "attention": config["attention"]}
     more = zip(config["blocks"], other["blocks"], strict=True)
@@ -232,3 +216,9 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 def _stage(inputs: int, outputs: int, blocks: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(outputs if i else inputs, outputs) for i in range(blocks))
+
+
+def _run(stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+    for block in stage.children():
+        h = block(h, embedding)
+    return h

@@ -117,7 +117,7 @@ def test_float64_through_a_float32_network():
     assert (got - exact).abs().max() < 1e-8
 
 
-@pytest.mark.parametrize("attention", [0, 1, 2])
+@pytest.mark.parametrize("attention", [False, True])
 def test_every_weight_of_the_network_matters(attention):
     """Would catch a block, a skip connection or an embedding that is left out of forward."""
     network = tiny(attention=attention).network
@@ -130,7 +130,7 @@ def test_every_weight_of_the_network_matters(attention):
 
 
 @pytest.mark.parametrize(
-    ("blocks", "attention"), [((2, 1), 0), ((1, 3), 0), ((1, 1), 1), ((2, 2), 2)]
+    ("blocks", "attention"), [((2, 1), False), ((1, 3), False), ((1, 1), True), ((2, 2), True)]
 )
 def test_a_deeper_network_begins_as_the_trained_one(blocks, attention, tmp_path):
     """Would catch a layer that does not start as nothing, or weights that are not taken over."""
