@@ -1,7 +1,7 @@
 # python3 and make are all that a fresh machine needs: every target makes the environment first.
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard genprior/* genprior/shell/* operators/* priors/* solvers/* pretrained/* pretrained/recipes/*)
+SOURCES := $(shell find genprior operators priors solvers pretrained -type f -not -path '*/__pycache__/*')
 SHELL := /bin/bash
 
 .PHONY: demo test lint bench clean

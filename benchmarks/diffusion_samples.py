@@ -15,12 +15,12 @@ import argparse
 import time
 
 import torch
+from common.features import LeNet, extract, load_features
 from torch import Tensor
 
 import genprior
 from genprior import metrics
 from genprior.data import images
-from genprior.features import LeNet, extract, load_features
 from genprior.priors import Diffusion
 
 

@@ -21,13 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from image_peers import PEERS, peer_samples
-from image_problems import SMALL_TASKS, Row, scores, small_task, summary, table
+from common.features import load_features
+from common.image_peers import PEERS, peer_samples
+from common.image_problems import SMALL_TASKS, Row, scores, small_task, summary, table
 from torch import Tensor
 
 import genprior
 from genprior.data import images
-from genprior.features import load_features
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.plots import grid
 from genprior.priors import DenoisingPrior, Diffusion

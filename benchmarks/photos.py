@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_problems import Row, feature_scores, scores, summary, table
+from common.features import load_features
+from common.image_problems import Row, feature_scores, scores, summary, table
 from skimage.restoration import denoise_tv_chambolle, inpaint_biharmonic, wiener
 from skimage.transform import resize
 from torch import Tensor
 
 import genprior
 from genprior.data import images, write_image
-from genprior.features import load_features
 from genprior.operators import (
     Blur,
     Downsampling,

@@ -25,9 +25,9 @@ from overhead import peak_memory
 from torch import Tensor, nn
 
 from genprior.priors import Diffusion, samplers
-from genprior.priors.unet import UNet
+from genprior.priors.diffusion.unet import UNet
 from genprior.training import TrainingOptions, _Run
-from genprior.training_stream import as_images
+from genprior.training.stream import as_images
 
 BATCH, STEPS, ROUNDS = 64, 24, 9
 QUIET = TrainingOptions(progress=False, grid=0, checkpoint_every=10**6, accelerator="cpu")

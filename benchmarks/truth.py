@@ -24,9 +24,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from exact_problems import curve, random_field, seeded, summary
-from gaussians import SOLVERS, Row, gaussian_rows, pairs_rows
-from mixtures import mixture_rows
+from common.exact_problems import curve, random_field, seeded, summary
+from common.gaussians import SOLVERS, Row, gaussian_rows, pairs_rows
+from common.mixtures import mixture_rows
 from torch import Tensor
 
 from genprior.metrics import coverage, sbc_ranks
@@ -219,7 +219,7 @@ def run_table(name: str, options: argparse.Namespace) -> tuple[list[Row], Ranks]
 
 
 def _peers() -> Iterable[Row]:
-    from peers import peer_rows
+    from common.peers import peer_rows
 
     return peer_rows(range(5000, 5010))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 import genprior
 from genprior import plots
 from genprior.data import from_array
-from genprior.image_files import write_atomically
+from genprior.data.files import write_atomically
 from genprior.operators import (
     Blur,
     Downsampling,

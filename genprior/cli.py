@@ -27,20 +27,20 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "restore": Command("restore a photo", "shell.restore:restore", ("photo",)),
-    "train gaussian": Command("fit a Gaussian to images", "shell.fitting:fit_gaussian"),
-    "train mixture": Command("fit a mixture of Gaussians", "shell.fitting:fit_mixture"),
-    "train texture": Command("fit a texture to one image", "shell.fitting:fit_texture"),
-    "train diffusion": Command("train a diffusion prior", "shell.recipes:train_diffusion"),
-    "train vae": Command("train a variational autoencoder", "shell.recipes:train_vae"),
-    "train hvae": Command("train a hierarchical one", "shell.recipes:train_hvae"),
-    "train autoencoder": Command("train an autoencoder", "shell.recipes:train_autoencoder"),
-    "sample": Command("draw from a prior", "shell.catalogue:sample", ("name",)),
-    "priors": Command("list the priors installed", "shell.catalogue:priors"),
-    "solvers": Command("list the solvers", "shell.catalogue:solvers"),
-    "evaluate": Command("score a prior and a solver on many images", "shell.evaluate:evaluate"),
-    "figure": Command("reproduce a figure", "figures:figure", ("name",)),
-    "demo": Command("restore a cat and a digit with every prior for them", "shell.demo:demo"),
+    "restore": Command("restore a photo", "commands.restore:restore", ("photo",)),
+    "train gaussian": Command("fit a Gaussian to images", "commands.fit:fit_gaussian"),
+    "train mixture": Command("fit a mixture of Gaussians", "commands.fit:fit_mixture"),
+    "train texture": Command("fit a texture to one image", "commands.fit:fit_texture"),
+    "train diffusion": Command("train a diffusion prior", "commands.train:train_diffusion"),
+    "train vae": Command("train a variational autoencoder", "commands.train:train_vae"),
+    "train hvae": Command("train a hierarchical one", "commands.train:train_hvae"),
+    "train autoencoder": Command("train an autoencoder", "commands.train:train_autoencoder"),
+    "sample": Command("draw from a prior", "commands.listing:sample", ("name",)),
+    "priors": Command("list the priors installed", "commands.listing:priors"),
+    "solvers": Command("list the solvers", "commands.listing:solvers"),
+    "evaluate": Command("score a prior and a solver on many images", "commands.evaluate:evaluate"),
+    "figure": Command("reproduce a figure", "figures.registry:figure", ("name",)),
+    "demo": Command("restore a cat and a digit with every prior for them", "commands.demo:demo"),
 }
 
 USER_ERRORS = (ArgumentError, ValueError, TypeError, OSError, MemoryError, ArithmeticError)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genprior.image_files import write_image
+from genprior.data.files import write_image
 from genprior.metrics import psnr
 from genprior.operators import LinearOperator, Problem
 from genprior.solvers import Result

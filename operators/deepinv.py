@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genprior.operators.base import LinearOperator, Operator, Shape, concrete
+from genprior.operators.base import Operator, Shape, concrete
+from genprior.operators.linear.base import LinearOperator
 from genprior.operators.random import normal
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def to_deepinv(operator: LinearOperator) -> LinearPhysics:
     """
     if not isinstance(operator, LinearOperator):
         raise TypeError(f"only a LinearOperator can be served, not a {type(operator).__name__}")
-    from genprior.operators.deepinv_physics import OperatorPhysics
+    from genprior.operators.linear.deepinv_physics import OperatorPhysics
 
     return OperatorPhysics(operator.copy_to())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genprior.operators.grey_file import read_grey
+from genprior.operators.files import read_grey
 from genprior.operators.random import normal
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genprior.operators.base import LinearOperator, Operator, Shape
+from genprior.operators.base import Operator, Shape
+from genprior.operators.linear.base import LinearOperator
 from genprior.operators.noise import Noise
 from genprior.operators.random import Generators
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genprior.operators.base import LinearOperator, Operator, concrete
+from genprior.operators.base import Operator, concrete
+from genprior.operators.linear.base import LinearOperator
 from genprior.operators.random import normal, uniform
 
 

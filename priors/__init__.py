@@ -1,6 +1,5 @@
 """Generative priors: one family a file, one interface over all of them."""
 
-from genprior.priors.autoencoder import Autoencoder
 from genprior.priors.base import (
     DenoisingPrior,
     DensityPrior,
@@ -11,14 +10,15 @@ from genprior.priors.base import (
     Prior,
     capabilities,
 )
-from genprior.priors.diffusion import Diffusion
-from genprior.priors.foreign import from_deepinv, to_deepinv
-from genprior.priors.gaussian import Gaussian
-from genprior.priors.hierarchical_vae import HierarchicalVAE
+from genprior.priors.diffusion.diffusion import Diffusion
+from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
+from genprior.priors.gaussian.gaussian import Gaussian
+from genprior.priors.gaussian.mixture import GaussianMixture
+from genprior.priors.gaussian.texture.stationary import StationaryGaussian
 from genprior.priors.interpolation import interpolate
-from genprior.priors.mixture import GaussianMixture
-from genprior.priors.stationary import StationaryGaussian
-from genprior.priors.vae import VAE
+from genprior.priors.vae.autoencoder import Autoencoder
+from genprior.priors.vae.hierarchical import HierarchicalVAE
+from genprior.priors.vae.vae import VAE
 
 __all__ = [
     "VAE",

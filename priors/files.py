@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from genprior.operators.files import write_atomically
 from genprior.priors.base import Prior
 
 FORMAT = 1
@@ -74,17 +73,7 @@ def write_prior(
     header = json.loads(json.dumps(header))  # tuples become lists, as a reader will see them
     header["sha256"] = _digest(header, tensors)
     content = to_bytes(tensors, metadata={"genprior": json.dumps(header)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, content)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

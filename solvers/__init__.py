@@ -5,20 +5,20 @@
 from genprior.solvers.base import Counted, Solver, available
 from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.exact import ExactPosterior
-from genprior.solvers.mmps import MMPS
-from genprior.solvers.daps import DAPS
-from genprior.solvers.smc import SMC
-from genprior.solvers.pigdm import PiGDM
-from genprior.solvers.dps import DPS
-from genprior.solvers.diffpir import DiffPIR
-from genprior.solvers.ddrm import DDRM
-from genprior.solvers.ddnm import DDNM
-from genprior.solvers.repaint import RePaint
-from genprior.solvers.denoising import DenoisingPosterior
-from genprior.solvers.reddiff import REDDiff
-from genprior.solvers.latent_sampler import LatentSampler
-from genprior.solvers.latent_map import LatentMAP
-from genprior.solvers.joint_map import JointMAP
+from genprior.solvers.diffusion.mmps import MMPS
+from genprior.solvers.diffusion.daps import DAPS
+from genprior.solvers.diffusion.smc import SMC
+from genprior.solvers.diffusion.pigdm import PiGDM
+from genprior.solvers.diffusion.dps import DPS
+from genprior.solvers.diffusion.diffpir import DiffPIR
+from genprior.solvers.diffusion.ddrm import DDRM
+from genprior.solvers.diffusion.ddnm import DDNM
+from genprior.solvers.diffusion.repaint import RePaint
+from genprior.solvers.diffusion.denoising import DenoisingPosterior
+from genprior.solvers.diffusion.reddiff import REDDiff
+from genprior.solvers.latent.latent_sampler import LatentSampler
+from genprior.solvers.latent.latent_map import LatentMAP
+from genprior.solvers.latent.joint_map import JointMAP
 from genprior.solvers.result import Result
 
 # isort: on

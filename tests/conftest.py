@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from own_photo import save_priors
+from photos import save_priors
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 

@@ -1,0 +1,92 @@
+"""`genprior priors | solvers | sample`: what there is, and what a prior looks like."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from genprior import plots
+from genprior.commands.outputs import refuse_existing
+from genprior.pretrained import available, card, load
+from genprior.priors import Prior, capabilities
+from genprior.restoration.settings import Device, find_device
+from genprior.solvers import Solver
+from genprior.solvers import available as solvers_for
+
+
+def priors() -> None:
+    """List the priors whose weights are installed."""
+    for name in available():
+        about = card(name)
+        shape = about["config"].get("image_shape")
+        size = " x ".join("any" if n is None else str(n) for n in shape) if shape else ""
+        what = capabilities(load(name))
+        licence = about["card"].get("licence", "")
+        print(
+            f"{name:20} {about['family']:16} {size:14} {what}" + (f"; {licence}" * bool(licence))
+        )
+
+
+def solvers(*, prior: str | None = None) -> None:
+    """List the solvers, the recommended first.
+
+    Args:
+        prior: Only those that serve this prior (a name or a weights file).
+    """
+    names = list(Solver.registry) if prior is None else solvers_for(load(prior))
+    for name in names:
+        kind = Solver.registry[name]
+        needs = _words(kind.needs)
+        limits = [
+            word
+            for flag, word in (
+                (kind.linear, "linear operators"),
+                (kind.gaussian, "Gaussian noise"),
+                (kind.point_estimate, "one point estimate"),
+            )
+            if flag
+        ]
+        about = (inspect.getdoc(kind) or "").split("\n")[0]
+        print(f"{name:16} {needs}" + (f"; {', '.join(limits)} only" if limits else ""))
+        print(f"{'':16} {about}")
+
+
+def sample(
+    name: str,
+    *,
+    out: str,
+    number: int = 16,
+    size: int | tuple[int, int] | None = None,
+    columns: int | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    force: bool = False,
+) -> None:
+    """Draw samples of a prior and write them as one picture.
+
+    Args:
+        name: Name of a shipped prior or a weights file.
+        out: The picture, .png.
+        number: Of samples.
+        size: Height and width, for priors that serve any.
+        columns: Of the picture; about the square root of the number if not given.
+        seed: Of the draw.
+        device: Where to compute.
+        force: Replace the picture if it exists.
+    """
+    if number < 1:
+        raise ValueError(f"--number must be at least 1, not {number}")
+    refuse_existing([Path(out)], force)
+    prior = load(name, device=find_device(device))
+    shape = (size, size) if isinstance(size, int) else size
+    drawn = prior.sample(number, size=shape, generator=torch.Generator().manual_seed(seed))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    plots.grid(drawn, path=out, columns=columns)
+    print(f"wrote {out}: {number} samples of {name}")
+
+
+def _words(kind: type[Prior]) -> str:
+    """'DenoisingPrior' to 'denoising prior'."""
+    return kind.__name__.removesuffix("Prior").lower() + " prior"

@@ -1,0 +1,1 @@
+"""Figures of papers, made again; one file a chapter."""

@@ -1,0 +1,160 @@
+"""What the shell's options say of prior, solver and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from genprior.operators import Problem
+from genprior.operators.random import Generators
+from genprior.pretrained import load
+from genprior.priors import Diffusion, Prior
+from genprior.restoration import memory
+from genprior.solve import default_solver, solve
+from genprior.solvers import Result, Solver
+from genprior.solvers.base import image_shape, rows_in_flight
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+LARGE = 128 * 128
+"""Pixels from which on bfloat16 pays; on few it is slower."""
+
+
+@dataclass(frozen=True)
+class Solving:
+    """How to restore.
+
+    Attributes:
+        prior: Name of a shipped prior (`genprior priors` lists them) or a weights file.
+        solver: Name of a solver (`genprior solvers` lists them); the best that fits by default.
+        steps: Its steps, for solvers that walk.
+        samples: Posterior samples for each image.
+        seed: Of everything drawn.
+        device: Where to compute; auto takes a GPU if there is one.
+        batch_size: Most images and samples in flight at once; lower it if memory runs out.
+        precision: Of a diffusion prior's network. bf16 is two to three times faster where the
+            machine has units for it; auto takes it there for photos of 128x128 pixels or more.
+        antithetic: Draw samples in pairs of opposite noise, for a better mean, where the solver
+            can and there are 4, 6, ... of them; `--antithetic false` turns it off.
+    """
+
+    prior: str
+    solver: str | None = None
+    steps: int | None = None
+    samples: int = 4
+    seed: int = 0
+    device: Device = "auto"
+    batch_size: int | None = None
+    precision: Precision = "auto"
+    antithetic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"--samples must be at least 1, not {self.samples}")
+
+    def load_prior(self) -> Prior:
+        return load(self.prior, device=find_device(self.device))
+
+    def _set_precision(self, problem: Problem, prior: Prior) -> None:
+        """Choose how the network of a prior that `load_prior` gave computes."""
+        if not isinstance(prior, Diffusion):
+            if self.precision == "bf16":
+                raise ValueError(f"--precision bf16 is for diffusion priors, not {self.prior}")
+            return
+        _, height, width = image_shape(problem, prior)
+        fast = height * width >= LARGE and has_bfloat16(problem.device)
+        if self.precision == "bf16" or (self.precision == "auto" and fast):
+            prior.autocast = torch.bfloat16
+
+    def find_solver(self, problem: Problem, prior: Prior) -> Solver:
+        """Make the solver that was asked for, else the default one."""
+        solver = self._named_solver() or default_solver(problem, prior)
+        known = {field.name for field in dataclasses.fields(solver)}
+        changes = {}
+        if self.steps is not None:
+            if "steps" not in known:
+                raise ValueError(f"{type(solver).__name__} takes no --steps")
+            changes["steps"] = self.steps
+        in_pairs = self.samples >= 4 and self.samples % 2 == 0
+        alone = "antithetic" in known and not (solver.joint or solver.point_estimate)
+        if self.antithetic and in_pairs and alone:
+            changes["antithetic"] = True
+        return dataclasses.replace(solver, **changes)
+
+    def _named_solver(self) -> Solver | None:
+        if self.solver is None:
+            return None
+        names = {name.lower(): name for name in Solver.registry}
+        if self.solver.lower() not in names:
+            near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
+            offered = [names[n] for n in near] or list(Solver.registry)
+            raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
+        return Solver.registry[names[self.solver.lower()]]()
+
+    def refuse_too_large(
+        self, prior: Prior, shape: tuple[int, int, int], *, enlarged: int = 1
+    ) -> None:
+        """Raise a MemoryError if restoring one image (C, H, W) would take more than is free.
+
+        Args:
+            prior: What restores it.
+            shape: Of the restored image.
+            enlarged: How many times larger it is than the photo.
+        """
+        if None not in prior.image_shape:
+            return  # of a size that the prior was trained at
+        solver = self._named_solver()
+        rows = rows_in_flight(solver, self.samples, shape, self.batch_size)
+        memory.refuse_too_large(
+            prior,
+            shape,
+            rows=rows,
+            samples=self.samples,
+            device=find_device(self.device),
+            enlarged=enlarged,
+        )
+
+    def run(self, problem: Problem, prior: Prior, *, generator: Generators = None) -> Result:
+        """Solve, with a progress bar if the output is a terminal."""
+        self._set_precision(problem, prior)
+        return solve(
+            problem,
+            prior,
+            solver=self.find_solver(problem, prior),
+            num_samples=self.samples,
+            generator=generator or torch.Generator().manual_seed(self.seed + 1),
+            batch_size=self.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16, not only software."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and supported()
+
+
+def find_device(name: Device) -> torch.device:
+    """Return the device asked for; auto is CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: This machine has none of that kind.
+    """
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present[name]:
+        raise ValueError(f"--device {name}: this machine has none; try --device auto")
+    return torch.device(name)

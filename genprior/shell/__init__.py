@@ -1,1 +1,0 @@
-"""The commands of the shell, one function each; `genprior.cli` finds and runs them."""

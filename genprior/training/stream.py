@@ -1,0 +1,126 @@
+"""The images of a training run, in an order that follows from (seed, number) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from genprior.data import ArrayImages, Images
+from genprior.training.augmentation import Augmentation
+
+
+class _Views(Dataset[tuple[Sequence[int], Tensor]]):
+    """Image number k of the run: one epoch after the other, each in its own random order."""
+
+    def __init__(self, images: Images, augment: Augmentation | None, seed: int) -> None:
+        self.images, self.augment, self.seed = images, augment, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __getitems__(self, numbers: Sequence[int]) -> tuple[Sequence[int], Tensor]:
+        index = [self._place(k) for k in numbers]
+        if self.augment is None:
+            return numbers, self.images.batch(index)
+        cpu = torch.device("cpu")
+        return numbers, torch.stack(
+            [
+                self.augment(self.images.raw(i), generator_for(self.seed, k, 1, cpu))
+                for i, k in zip(index, numbers, strict=True)
+            ]
+        )
+
+    def __getitem__(self, number: int) -> tuple[Sequence[int], Tensor]:
+        return self.__getitems__([number])
+
+    def _place(self, number: int) -> int:
+        epoch, place = divmod(number, len(self.images))
+        if epoch != self._epoch:
+            shuffle = generator_for(self.seed, epoch, 2, torch.device("cpu"))
+            self._epoch = epoch
+            self._order = torch.randperm(len(self.images), generator=shuffle)
+        return int(self._order[place])
+
+
+class _Prepared(Sampler[list[int]]):
+    """A batch sampler that gives prepared batches in order."""
+
+    def __init__(self, batches: Iterable[Sequence[int]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(batch) for batch in self.batches)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def stream(
+    images: Images,
+    augment: Augmentation | None,
+    numbers: Iterable[Sequence[int]],
+    *,
+    seed: int,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Give batches of images.
+
+    Args:
+        images: The data set.
+        augment: Random views of it.
+        numbers: Which images of the run make each batch, counted from its first.
+        seed: Of order and views.
+        workers: Processes that read ahead.
+        pin: Keep batches in memory that a CUDA device reads directly.
+    Yields:
+        The numbers and the images, (B, C, H, W).
+    """
+    loader = DataLoader(
+        _Views(images, augment, seed),
+        batch_sampler=_Prepared(numbers),
+        collate_fn=_as_is,
+        num_workers=workers,
+        generator=torch.Generator(),  # a loader draws a seed, else from the global one
+        pin_memory=pin,
+    )
+    return iter(loader)
+
+
+def shares(
+    first: int, last: int, *, size: int, parts: int, rank: int, world: int
+) -> Iterator[Sequence[int]]:
+    """Cut the images first ... last - 1 of a run into batches, and each among devices and parts.
+
+    Args:
+        first, last: Multiples of `size`.
+        size: Images in a whole batch.
+        parts: Pieces in which each device computes its share.
+        rank, world: This device, and how many there are.
+    Yields:
+        The numbers of this device's pieces, in order.
+    """
+    share = size // (world * parts)
+    for batch in range(first, last, size):
+        for part in range(parts):
+            start = batch + (rank * parts + part) * share
+            yield range(start, start + share)
+
+
+def generator_for(seed: int, number: int, purpose: int, device: torch.device) -> torch.Generator:
+    """A generator that depends on its arguments alone; purposes: 0 noise, 1 views, 2 order."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + number * 0xD1342543DE82EF95 + purpose) % 2**63
+    return torch.Generator(device).manual_seed(mixed)
+
+
+def as_images(images: Images | Tensor) -> Images:
+    """Take a tensor (N, C, H, W) for a data set."""
+    if not isinstance(images, Tensor):
+        return images
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images must be (N, C, H, W), not {tuple(images.shape)}")
+    kept = images if images.dtype == torch.uint8 else images.float()
+    return ArrayImages(kept.cpu().numpy())

@@ -1,0 +1,1 @@
+"""Linear operators, and what is in closed form for them."""

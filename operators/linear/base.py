@@ -1,0 +1,226 @@
+"""What every linear operator promises, and what follows from its spectrum."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from genprior.operators.base import Operator, concrete, per_row
+from genprior.operators.linear.conjugate_gradient import conjugate_gradient
+from genprior.operators.linear.spectrum import SVD, Spectrum, spectrum_of_gram
+
+
+class LinearOperator(Operator):
+    """A linear map A. `spectrum` gives what is in closed form; the rest follows from it.
+
+    A class without a spectrum solves by conjugate gradients to the relative residual
+    `tolerance`, in at most `max_iterations` steps, and warns where it did not get there.
+
+    Methods that do not take a measurement have an argument `like`: any measurement
+    (B, *measurement_shape), for the sizes that the operator leaves open, dtype and device.
+    Without it these are the buffers' (float64 where the operator has none).
+    """
+
+    tolerance: float = 1e-8
+    max_iterations: int = 1000
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Compute A^T y for y (B, *measurement_shape), entries not observed ignored."""
+
+    def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
+        """Diagonalise A A^T in closed form; None where there is none.
+
+        The eigenvalues have one row, or one for each image of per-image state.
+        """
+        return None
+
+    def solve_gram(
+        self, v: Tensor, damping: float | Tensor, *, scale: float | Tensor = 1.0
+    ) -> Tensor:
+        """Return u with (scale A A^T + damping I) u = v, on the whole space.
+
+        Args:
+            v: (B, *measurement_shape).
+            damping, scale: Floats or (B,), >= 0. Where damping is 0 and A A^T is singular, u is
+                the solution of least norm.
+        """
+        spectrum = self.spectrum(v)
+        if spectrum is not None:
+            return spectrum.solve(v, damping, scale=scale)
+        damping, scale = per_row(damping, v), per_row(scale, v)
+        observed = torch.ones_like(v, dtype=torch.bool)
+        if self.observed is not None:
+            observed = observed & self.observed
+        u = self._iterate(
+            lambda u: scale * self(self.adjoint(u)) + damping * u,
+            v.where(observed, torch.zeros_like(v)),
+        )
+        # A A^T vanishes on entries that are not observed: the system is damping u = v there.
+        elsewhere = torch.where(damping > 0, v / damping, torch.zeros_like(v))
+        return torch.where(observed, u, elsewhere)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Compute the least-squares x of least norm, A^+ y, for y (B, *measurement_shape)."""
+        if self.spectrum(y) is not None:
+            return self.adjoint(self.solve_gram(y, 0.0))
+        return self._iterate(lambda x: self.adjoint(self(x)), self.adjoint(y))
+
+    def svd(self, like: Tensor | None = None) -> SVD | None:
+        """Return the thin singular value decomposition; None where there is no spectrum."""
+        spectrum = self.spectrum(like)
+        if spectrum is None:
+            return None
+        zero = spectrum.eigenvalues.new_zeros(())
+        s = spectrum.eigenvalues.where(spectrum.positive, zero).sqrt()
+        inverse = torch.where(s > 0, 1 / s, zero)
+        return SVD(
+            s,
+            vt=lambda x: inverse * spectrum.to(self(x)),
+            v=lambda c: self.adjoint(spectrum.back(inverse * c)),
+            ut=spectrum.to,
+            u=spectrum.back,
+        )
+
+    def gram_diagonal(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        """Return diag(A^T (scale A A^T + damping I)^-1 A), (1 or B, C, H, W).
+
+        This default sends one unit impulse per pixel through the operator; B rows come where
+        the operator has per-image state or an argument is (B,).
+        """
+        like = self._example(like)
+        shape = self.adjoint(like[:1]).shape[1:]
+        count = self._count(damping, scale)
+        diagonal = like.new_empty(count, shape.numel())
+        for start, impulses in _impulses(shape, like, chunk=max(1, 256 // count)):
+            n = len(impulses)
+            index = torch.arange(count, device=like.device).repeat_interleave(n)
+            operator = self.take(index)
+            y = operator(impulses.repeat(count, *[1] * len(shape)))
+            u = operator.solve_gram(y, _pick(damping, index), scale=_pick(scale, index))
+            diagonal[:, start : start + n] = (y * u).flatten(1).sum(1).view(count, n)
+        return diagonal.view(count, *shape)
+
+    def gram_log_determinant(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        """Return log det(scale A A^T + damping I) over the observed entries of y, (1 or B,).
+
+        Raises:
+            ValueError: There is no spectrum and y is too large for `dense_spectrum`.
+        """
+        like = self._example(like)
+        spectrum = self.spectrum(like) or self.dense_spectrum(like)
+        size = spectrum.to(torch.zeros_like(like[:1])).shape[1:]
+        g = spectrum.eigenvalues.expand(-1, *size).flatten(1)
+        if self.observed is not None:
+            g = g.sort(dim=1).values
+        values = per_row(scale, g) * g + per_row(damping, g)
+        if self.observed is not None:
+            # Every entry that is not observed is one of the zero eigenvalues, which come first.
+            total = like.shape[1:].numel()
+            seen = self.observed.expand(-1, *like.shape[1:]).flatten(1).sum(1, keepdim=True)
+            unseen = torch.arange(total, device=g.device) < total - seen
+            values = torch.where(unseen, torch.ones_like(values), values)
+        return values.log().sum(1)
+
+    def dense_matrix(self, like: Tensor | None = None) -> Tensor:
+        """Return A as a matrix (m, d), or (B, m, d) where there is per-image state."""
+        like = self._example(like)
+        shape = self.adjoint(like[:1]).shape[1:]
+        return self._dense(lambda operator, e: operator(e), shape, like)
+
+    def dense_spectrum(self, like: Tensor | None = None) -> Spectrum:
+        """Diagonalise A A^T as a dense matrix, for small measurements without a `spectrum`.
+
+        Raises:
+            ValueError: y has more than 4096 entries.
+        """
+        like = self._example(like)
+        shape = like.shape[1:]
+        if shape.numel() > 4096:
+            raise ValueError(
+                f"{type(self).__name__} has no closed-form spectrum and its measurement has "
+                f"{shape.numel()} entries; a dense one is made for at most 4096: use smaller "
+                "images"
+            )
+        gram = self._dense(lambda operator, e: operator(operator.adjoint(e)), shape, like)
+        return spectrum_of_gram(gram, tuple(shape))
+
+    def _dense(
+        self, apply: Callable[[Self, Tensor], Tensor], shape: torch.Size, like: Tensor
+    ) -> Tensor:
+        """Columns of a linear map on vectors of `shape`, once for each row of state."""
+        matrices = []
+        for row in range(self.rows or 1):
+            columns = []
+            for _, e in _impulses(shape, like, chunk=256):
+                index = torch.full((len(e),), row, device=like.device)
+                columns.append(apply(self.take(index), e).flatten(1))
+            matrices.append(torch.cat(columns).mT)
+        return torch.stack(matrices) if self.rows else matrices[0]
+
+    def _iterate(self, apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+        x, converged, _ = conjugate_gradient(
+            apply, b, tolerance=self.tolerance, max_iterations=self.max_iterations
+        )
+        if not converged.all():
+            warnings.warn(
+                f"{type(self).__name__}: conjugate gradients left {int((~converged).sum())} of "
+                f"{len(b)} rows above the relative residual {self.tolerance:g} after at most "
+                f"{self.max_iterations} steps; raise `tolerance`, `max_iterations` or the "
+                "damping",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return x
+
+    def _example(self, like: Tensor | None) -> Tensor:
+        """A measurement with the size, dtype and device that `like` or the buffers give."""
+        if like is not None:
+            return like
+        if None in self.measurement_shape:
+            raise ValueError(
+                f"{type(self).__name__} measures any size {self.measurement_shape}: pass a "
+                "measurement as like= to fix it"
+            )
+        dtypes = (b.dtype for b in self.buffers() if b.is_floating_point())
+        return torch.zeros(
+            1,
+            *concrete(self.measurement_shape),
+            dtype=next(dtypes, torch.float64),
+            device=next((b.device for b in self.buffers()), None),
+        )
+
+    def _count(self, *values: float | Tensor) -> int:
+        sizes = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
+        return max([self.rows or 1, *sizes])
+
+
+def _pick(value: float | Tensor, index: Tensor) -> float | Tensor:
+    return value[index] if isinstance(value, Tensor) and value.numel() > 1 else value
+
+
+def _impulses(shape: torch.Size, like: Tensor, *, chunk: int):
+    """Yield (start, unit vectors start, start + 1, ... as (n, *shape)), `chunk` at a time."""
+    size = shape.numel()
+    for start in range(0, size, chunk):
+        n = min(chunk, size - start)
+        e = torch.zeros(n, size, dtype=like.dtype, device=like.device)
+        e[torch.arange(n), start + torch.arange(n)] = 1
+        yield start, e.view(n, *shape)

@@ -1,0 +1,271 @@
+"""Operators diagonal in the Fourier basis: blur, and blur followed by decimation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genprior.operators.base import Shape
+from genprior.operators.linear.base import LinearOperator
+from genprior.operators.linear.spectrum import SVD, Spectrum
+
+Map = Callable[[Tensor], Tensor]
+
+
+class _Convolution(LinearOperator):
+    """Shares the circular convolution with a kernel that is centred at (h // 2, w // 2)."""
+
+    kernel: Tensor
+
+    def __init__(self, kernel: Tensor, image_shape: Shape, measurement_shape: Shape) -> None:
+        if kernel.ndim != 2 or not kernel.is_floating_point() or not kernel.isfinite().all():
+            raise ValueError(
+                "kernel must be finite, floating point and (h, w), not "
+                f"{kernel.dtype} {tuple(kernel.shape)}"
+            )
+        if len(image_shape) != 3:
+            raise ValueError(f"image_shape must be (C, H, W), not {tuple(image_shape)}")
+        super().__init__(image_shape, measurement_shape)
+        self.register_buffer("kernel", kernel)
+        self._check_size(image_shape[1:])
+
+    def _transfer(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Fourier transform (H, W // 2 + 1) of the kernel on an image of `size`."""
+        self._check_size(size)
+        return self._memo.get((size, dtype), [self.kernel], lambda: self._transform(size, dtype))
+
+    def _transform(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+        return torch.fft.rfft2(self._centred(size)).to(self.kernel.device, complex_dtype)
+
+    def _centred(self, size: tuple[int, int]) -> Tensor:
+        """The kernel in float64 on the CPU, zero-padded to `size`, its centre at (0, 0)."""
+        h, w = self.kernel.shape
+        padded = torch.zeros(size, dtype=torch.float64)
+        padded[:h, :w] = self.kernel.cpu()
+        return padded.roll((-(h // 2), -(w // 2)), (-2, -1))
+
+    def _convolve(self, x: Tensor, *, adjoint: bool = False) -> Tensor:
+        size = (x.shape[-2], x.shape[-1])
+        transfer = self._transfer(size, x.dtype)
+        transfer = transfer.conj() if adjoint else transfer
+        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=size)
+
+    def _diagonalised(
+        self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
+    ) -> Spectrum:
+        """The spectrum where every factor-th pixel is kept, from `offsets` on.
+
+        Decimation folds the factor x factor frequencies that become one another's aliases.
+        """
+        h, w = like.shape[-2:]
+
+        def compute() -> Spectrum:
+            transfer = self._aliases(h, w, factor, offsets)
+            power = transfer.abs().square().sum(dim=(0, 2))
+            return Spectrum(
+                power[None, None].to(self.kernel.device, like.dtype),
+                lambda y: torch.fft.fft2(y, norm="ortho"),
+                lambda c: torch.fft.ifft2(c, norm="ortho").real,
+                *_folded(transfer.to(self.kernel.device), like.dtype),
+            )
+
+        return self._memo.get(("spectrum", h, w, like.dtype), [self.kernel], compute)
+
+    def _decomposed(self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)) -> SVD:
+        """A = U diag(s) V^* with U^* the Fourier transform: phases of the kernel's belong to V."""
+        h, w = like.shape[-2:]
+
+        def compute() -> SVD:
+            spectrum = self._diagonalised(like, factor, offsets)
+            s = spectrum.eigenvalues.where(spectrum.positive, 0.0).sqrt()
+            transfer = self._aliases(h, w, factor, offsets)
+            inverse = torch.where(s > 0, 1 / s.double(), 0.0).view(h, 1, w)
+            vt, v = _folded(inverse * transfer.to(s.device), like.dtype)
+            return SVD(s, vt, v, ut=spectrum.to, u=spectrum.back)
+
+        return self._memo.get(("svd", h, w, like.dtype), [self.kernel], compute)
+
+    def _aliases(self, h: int, w: int, factor: int, offsets: tuple[int, int]) -> Tensor:
+        """What A multiplies the frequencies with that fold onto each of (h, w): (f, h, f, w)."""
+        size = (h * factor, w * factor)
+        self._check_size(size)
+        top, left = offsets
+        kernel = self._centred(size).roll((-top, -left), (-2, -1))
+        return torch.fft.fft2(kernel).view(factor, h, factor, w) / factor
+
+    def _check_size(self, size: Shape) -> None:
+        for name, has, needs in zip(("height", "width"), size, self.kernel.shape, strict=True):
+            if has is not None and has < needs:
+                raise ValueError(
+                    f"the kernel {tuple(self.kernel.shape)} exceeds the image: its {name} is "
+                    f"{has}; crop the kernel or pad the image"
+                )
+
+
+class Blur(_Convolution):
+    """y = kernel * x, every channel by itself.
+
+    "circular" wraps around the borders. "valid" keeps the pixels that need nothing from beyond
+    them: y is smaller by (h - 1, w - 1), and solves are iterative.
+
+    Args:
+        kernel: (h, w), centred at (h // 2, w // 2); not normalised here.
+        image_shape: (C, H, W), None where any size will do.
+        boundary: "circular" or "valid".
+    """
+
+    def __init__(
+        self,
+        kernel: Tensor,
+        image_shape: Shape,
+        *,
+        boundary: Literal["circular", "valid"] = "circular",
+    ) -> None:
+        if boundary not in ("circular", "valid"):
+            raise ValueError(f'boundary must be "circular" or "valid", not {boundary!r}')
+        shape = tuple(image_shape)
+        if boundary == "valid" and kernel.ndim == 2:
+            lost = (0, kernel.shape[0] - 1, kernel.shape[1] - 1)
+            shape = tuple(
+                None if n is None else n - less for n, less in zip(shape, lost, strict=False)
+            )
+        super().__init__(kernel, image_shape, shape)
+        self.boundary = boundary
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._convolve(x)
+        if self.boundary == "circular":
+            return y
+        top, bottom, left, right = self._margins()
+        return y[..., top : y.shape[-2] - bottom, left : y.shape[-1] - right]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if self.boundary == "valid":
+            top, bottom, left, right = self._margins()
+            y = torch.nn.functional.pad(y, (left, right, top, bottom))
+        return self._convolve(y, adjoint=True)
+
+    def _margins(self) -> tuple[int, int, int, int]:
+        """Rows and columns next to the borders that the kernel wraps around."""
+        h, w = self.kernel.shape
+        return h - 1 - h // 2, h // 2, w - 1 - w // 2, w // 2
+
+    def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
+        if self.boundary == "valid":
+            return None
+        return self._diagonalised(self._example(like))
+
+    def svd(self, like: Tensor | None = None) -> SVD | None:
+        return None if self.boundary == "valid" else self._decomposed(self._example(like))
+
+    def gram_diagonal(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        like = self._example(like)
+        spectrum = self.spectrum(like)
+        if spectrum is None:
+            return super().gram_diagonal(damping, scale=scale, like=like)
+        # A circulant matrix has a constant diagonal: the mean of its eigenvalues.
+        weights = spectrum.eigenvalues * spectrum.inverse(damping, scale=scale)
+        constant = weights.mean(dim=(1, 2, 3), keepdim=True)
+        return constant.expand(-1, *like.shape[1:]).clone()
+
+
+class Downsampling(_Convolution):
+    """y = (kernel * x) at every factor-th pixel: super-resolution. The borders wrap around.
+
+    Args:
+        factor: Reduction of height and width, which it must divide.
+        image_shape: (C, H, W) of the large image, None where any size will do.
+        kernel: (h, w); by default the mean over each block of factor x factor pixels. Others
+            are aligned likewise: to the middle of the block, or half a pixel before it where
+            kernel and factor are not both odd or both even.
+    """
+
+    def __init__(self, factor: int, image_shape: Shape, *, kernel: Tensor | None = None) -> None:
+        if not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"factor must be a whole number >= 1, not {factor!r}")
+        if kernel is None:
+            kernel = torch.full((factor, factor), 1 / factor**2, dtype=torch.float64)
+        small = tuple(
+            n if n is None or i == 0 else self._divide(n, factor)
+            for i, n in enumerate(image_shape)
+        )
+        super().__init__(kernel, image_shape, small)
+        self.factor = factor
+        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
+        self._offsets = top, left
+
+    @staticmethod
+    def _divide(n: int, factor: int) -> int:
+        if n % factor:
+            raise ValueError(f"the factor {factor} does not divide the image's side {n}: crop it")
+        return n // factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        for n in x.shape[-2:]:
+            self._divide(n, self.factor)
+        top, left = self._offsets
+        return self._convolve(x)[..., top :: self.factor, left :: self.factor]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        top, left = self._offsets
+        height, width = (n * self.factor for n in y.shape[-2:])
+        x = y.new_zeros(*y.shape[:-2], height, width)
+        x[..., top :: self.factor, left :: self.factor] = y
+        return self._convolve(x, adjoint=True)
+
+    def spectrum(self, like: Tensor | None = None) -> Spectrum:
+        return self._diagonalised(self._example(like), self.factor, self._offsets)
+
+    def svd(self, like: Tensor | None = None) -> SVD:
+        return self._decomposed(self._example(like), self.factor, self._offsets)
+
+    def gram_diagonal(
+        self,
+        damping: float | Tensor,
+        *,
+        scale: float | Tensor = 1.0,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        like = self._example(like)
+        f = self.factor
+        channels, h, w = like.shape[1:]
+        # All blocks and channels are alike: one impulse for each pixel of one block will do.
+        impulses = like.new_zeros(f, f, 1, h * f, w * f)
+        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
+        impulses[rows, columns, 0, rows, columns] = 1
+        spectrum = self.spectrum(like)
+        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
+        inverse = spectrum.inverse(damping, scale=scale)
+        block = (inverse * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
+        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
+
+
+def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
+    """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
+    factor, h, _, w = transfer.shape
+    forth = transfer.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    back = forth.conj().resolve_conj()
+
+    def to(x: Tensor) -> Tensor:
+        c = torch.fft.fft2(x, norm="ortho")
+        if factor == 1:
+            return c * forth[0, :, 0]
+        return (c.reshape(*c.shape[:-2], factor, h, factor, w) * forth).sum((-4, -2))
+
+    def adjoint(c: Tensor) -> Tensor:
+        if factor == 1:
+            return torch.fft.ifft2(c * back[0, :, 0], norm="ortho").real
+        spread = (c[..., None, :, None, :] * back).reshape(*c.shape[:-2], factor * h, factor * w)
+        return torch.fft.ifft2(spread, norm="ortho").real
+
+    return to, adjoint

@@ -1,0 +1,112 @@
+"""Closed forms of a linear operator: the eigenvalues of A A^T and the singular values of A."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from genprior.operators.base import per_row
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The eigendecomposition A A^T = U diag(eigenvalues) U^*.
+
+    Attributes:
+        eigenvalues: Real and >= 0, broadcasts against `to(y)`. Each coefficient counts once: for
+            a sum over eigenvalues expand them to the shape of `to(y)`.
+        to: y -> U^* y, (B, *measurement_shape) to coefficients, possibly complex. Unitary.
+        back: The inverse, coefficients to (B, *measurement_shape).
+        image_to: x -> U^* A x, images to coefficients, where that is cheaper than to(A x).
+        image_back: c -> A^T U c, likewise.
+    """
+
+    eigenvalues: Tensor
+    to: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+    image_to: Callable[[Tensor], Tensor] | None = None
+    image_back: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """Which eigenvalues are not zero: above 10 eps times the largest of their row, bool."""
+        g = self.eigenvalues
+        largest = g.amax(dim=tuple(range(1, g.ndim)), keepdim=True)
+        return g > 10 * torch.finfo(g.dtype).eps * largest
+
+    def inverse(self, damping: float | Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
+        """Return 1 / (scale eigenvalues + damping), to multiply coefficients with.
+
+        Args:
+            damping, scale: Floats or (B,), >= 0. Where damping is 0, eigenvalues that are not
+                `positive` count as zero and give 0: the pseudo-inverse.
+        """
+        g = self.eigenvalues
+        damping = per_row(damping, g)
+        if isinstance(scale, Tensor):
+            denominator = torch.addcmul(damping, per_row(scale, g), g)
+        else:
+            denominator = torch.add(damping, g, alpha=scale)
+        if damping.device.type == "cpu" and bool((damping > 0).all()):
+            return 1 / denominator  # what follows, shorter; asking costs nothing on the CPU
+        solvable = (denominator > 0) & ((damping > 0) | self.positive)
+        return solvable / denominator.where(solvable, torch.ones_like(denominator))
+
+    def solve(self, v: Tensor, damping: float | Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
+        """Return the u of least norm with (scale A A^T + damping I) u = v, as v (B, ...)."""
+        return self.back(self.inverse(damping, scale=scale) * self.to(v))
+
+
+def spectrum_of_gram(gram: Tensor, measurement_shape: tuple[int, ...]) -> Spectrum:
+    """Diagonalise A A^T given as dense matrices (m, m), or (B, m, m) for B images.
+
+    The factorisation is made in the dtype of `gram`; measurements of another float dtype are
+    served in their own.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    return dense_spectrum(eigenvalues, vectors, measurement_shape)
+
+
+def dense_spectrum(
+    eigenvalues: Tensor, vectors: Tensor, measurement_shape: tuple[int, ...]
+) -> Spectrum:
+    """Build a `Spectrum` from eigenvalues (m,) or (B, m) and eigenvectors in columns."""
+
+    def to(y: Tensor) -> Tensor:
+        return (y.flatten(1).unsqueeze(1) @ vectors.to(y.dtype)).squeeze(1)
+
+    def back(c: Tensor) -> Tensor:
+        y = (c.unsqueeze(1) @ vectors.mT.to(c.dtype)).squeeze(1)
+        return y.reshape(len(y), *measurement_shape)
+
+    eigenvalues = eigenvalues.clamp(min=0)
+    return Spectrum(eigenvalues if eigenvalues.ndim == 2 else eigenvalues[None], to, back)
+
+
+@dataclass(frozen=True)
+class SVD:
+    """The thin singular value decomposition A = U diag(singular_values) V^*.
+
+    There is one coefficient for each entry of y. Where a singular value is zero (relative to the
+    largest, see `Spectrum.positive`) it is exactly 0, and `vt` gives 0 there. Coefficients may
+    be complex; those of real vectors, weighted by functions of the singular values, map back to
+    real vectors. Noise in these coordinates is `vt` of white noise on images, or `ut` of white
+    noise on measurements.
+
+    Attributes:
+        singular_values: Broadcasts against coefficients, >= 0.
+        vt: x -> V^* x, (B, C, H, W) to coefficients.
+        v: c -> V c, the part of an image within the range of A^T.
+        ut: y -> U^* y.
+        u: c -> U c.
+    """
+
+    singular_values: Tensor
+    vt: Callable[[Tensor], Tensor]
+    v: Callable[[Tensor], Tensor]
+    ut: Callable[[Tensor], Tensor]
+    u: Callable[[Tensor], Tensor]

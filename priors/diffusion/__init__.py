@@ -1,0 +1,1 @@
+"""Diffusion priors: a trained denoiser, how it is read, and foreign ones."""

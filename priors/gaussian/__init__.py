@@ -1,0 +1,1 @@
+"""Priors with exact posteriors: Gaussians, mixtures of them, textures."""

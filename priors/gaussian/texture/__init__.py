@@ -1,0 +1,1 @@
+"""The stationary Gaussian texture, and kriging."""

@@ -1,0 +1,51 @@
+"""DDIM, and its two ends: Euler's method and ancestral sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genprior.operators.random import Generators, normal
+from genprior.priors.samplers.base import Observed, Sampler, per_step
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """First-order walk that renews a share of the noise.
+
+        x' = x0 + sqrt(sigma'^2 - s^2) (x - x0) / sigma + s n
+        s = eta (sigma' / sigma) sqrt(sigma^2 - sigma'^2)
+
+    eta = 0 is Euler's method for the probability flow, eta = 1 ancestral sampling (DDPM).
+
+    Source: Song, Meng, Ermon 2021, arXiv:2010.02502, equations 12 and 16, in x / sqrt(alpha).
+    """
+
+    eta: float = 0.0
+
+    def _walk(
+        self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
+    ) -> Iterator[Tensor]:
+        sigma, lower = sigmas[:-1], sigmas[1:]
+        renewed = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
+        kept = (lower**2 - renewed**2).clamp(min=0).sqrt() / sigma
+        for i, (k, s) in enumerate(per_step(x, kept, renewed)):
+            x0 = denoise(x, sigmas[i], i)
+            x = x0.lerp(x, k)
+            if self.eta > 0:
+                noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
+                x = torch.addcmul(x, s, noise)
+            yield x
+
+
+def Euler() -> DDIM:
+    """Euler's method for the probability flow in sigma, which is DDIM with eta = 0."""
+    return DDIM(eta=0.0)
+
+
+def DDPM() -> DDIM:
+    """Ancestral sampling with the posterior variance (Ho et al. 2020), DDIM with eta = 1."""
+    return DDIM(eta=1.0)

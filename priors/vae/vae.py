@@ -1,0 +1,170 @@
+"""The variational autoencoder: a latent-variable model with a learned approximate posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genprior.operators.random import Generators, normal
+from genprior.priors.vae import pixels as pixel_distributions
+from genprior.priors.vae.coders import coders
+from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior, normal_kl
+
+
+class VAE(VariationalPrior):
+    """z ~ N(0, I), x ~ p(x | decoder(z)), with an encoder q(z | x) = N(mean(x), std(x)^2).
+
+    Args:
+        image_shape: (C, H, W).
+        latent_size: k, from 1 to the number of pixel values; latents are (B, k).
+        network: 'kind' (perceptron or convolutional), its options, and 'seed'; that of CSGM if
+            None: fully connected, 500 and 500 hidden units, softplus.
+        pixels: 'kind' (gaussian, bernoulli or categorical) and its options; a Gaussian of learned
+            std if None.
+        bound: Options of `BoundOptions`: what is trained.
+    Raises:
+        ValueError: The latent size or an option is out of range, or of an unknown kind.
+
+    Source: Kingma, Welling 2014, arXiv:1312.6114. Differs: the KL may be weighted while training.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_size: int,
+        *,
+        network: dict[str, Any] | None = None,
+        pixels: dict[str, Any] | None = None,
+        bound: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        size = math.prod(image_shape)
+        check_latent_size(latent_size, size)
+        self.image_shape = image_shape
+        self.latent_shape = (latent_size,)
+        self._network = {"kind": "perceptron", **(network or {})}
+        self.pixels = pixel_distributions.from_config(pixels or {})
+        self.bound = BoundOptions(**(bound or {}))
+        self.encoder, self.decoder = coders(
+            image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self._network
+        )
+
+    @classmethod
+    def from_images(
+        cls,
+        images: Iterable[Tensor],
+        *,
+        latent_size: int = 20,
+        network: dict[str, Any] | None = None,
+        pixels: dict[str, Any] | None = None,
+        bound: dict[str, Any] | None = None,
+    ) -> VAE:
+        """Build an untrained VAE for a data set, of which one image is read for its shape."""
+        channels, height, width = first_image(images).shape
+        return cls(
+            (channels, height, width), latent_size, network=network, pixels=pixels, bound=bound
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_shape": list(self.image_shape),
+            "latent_size": self.latent_shape[0],
+            "network": dict(self._network),
+            "pixels": self.pixels.config,
+            "bound": asdict(self.bound),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> VAE:
+        options = dict(config)
+        return cls(tuple(options.pop("image_shape")), options.pop("latent_size"), **options)
+
+    def sample(
+        self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
+    ) -> Tensor:
+        """Draw z ~ N(0, I) and return the decoder's mean image for each, (n, C, H, W)."""
+        check_size(self, size)
+        weight = next(self.parameters())
+        z = normal((n, *self.latent_shape), generator, dtype=weight.dtype, device=weight.device)
+        with torch.no_grad():
+            return self.decode(z)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return E[x | z], (B, C, H, W), for latents (B, k)."""
+        return self.pixels.mean(self._output(z))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the mean of q(z | x), (B, k)."""
+        return self.encode_distribution(x)[0]
+
+    def encode_distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of q(z | x), each (B, k)."""
+        check_images(self, x)
+        code = self.encoder(x.to(next(self.encoder.parameters()).dtype)).to(x.dtype)
+        mean, log_std = code.chunk(2, dim=1)
+        # A std beyond these bounds (e^-8 to e^3) is an overflow on its way.
+        return mean, log_std.clamp(-8.0, 3.0).exp()
+
+    def terms(self, x: Tensor, *, samples: int = 1, generator: Generators = None) -> BoundTerms:
+        mean, std = self.encode_distribution(x)
+        shape = (len(x), samples, *self.latent_shape)
+        n = normal(shape, generator, dtype=x.dtype, device=x.device)
+        z = mean[:, None] + std[:, None] * n
+        output = self._output(z.flatten(0, 1))
+        log_likelihood = self.pixels.log_prob(x.repeat_interleave(samples, 0), output)
+        log_ratio = 0.5 * (n.square() - z.square()) + std.log()[:, None]
+        return BoundTerms(
+            log_likelihood=log_likelihood.view(len(x), samples),
+            log_ratio=log_ratio.sum(2),
+            kl=normal_kl(mean, std),
+            means=mean,
+        )
+
+    def _output(self, z: Tensor) -> Tensor:
+        """Run the decoder in its own precision."""
+        return self.decoder(z.to(next(self.decoder.parameters()).dtype)).to(z.dtype)
+
+
+def check_latent_size(latent_size: int, pixel_values: int) -> None:
+    """Raise unless a latent is between 1 and the image in size."""
+    if not 1 <= latent_size <= pixel_values:
+        raise ValueError(
+            f"latent_size must be between 1 and the image's {pixel_values} values, "
+            f"not {latent_size}"
+        )
+
+
+def check_images(prior: torch.nn.Module, x: Tensor) -> None:
+    """Raise unless x is (B, *prior.image_shape)."""
+    if tuple(x.shape[1:]) != tuple(prior.image_shape):  # pyright: ignore[reportArgumentType]
+        raise ValueError(
+            f"images of shape {tuple(x.shape)} came to a {type(prior).__name__} for "
+            f"(B, *{tuple(prior.image_shape)})"  # pyright: ignore[reportArgumentType]
+        )
+
+
+def check_size(prior: VariationalPrior, size: tuple[int, int] | None) -> None:
+    """Raise unless `size` is None or the prior's own."""
+    if size is not None and tuple(size) != tuple(prior.image_shape[1:]):
+        raise ValueError(
+            f"size {tuple(size)} was asked of a {type(prior).__name__} for "
+            f"{tuple(prior.image_shape[1:])}"
+        )
+
+
+def first_image(images: Iterable[Tensor]) -> Tensor:
+    """Return the first image of a data set.
+
+    Raises:
+        ValueError: There is none.
+    """
+    image = next(iter(images), None)
+    if image is None:
+        raise ValueError("no image came to build a prior for")
+    return image

@@ -1,0 +1,229 @@
+"""What variational autoencoders share: the bound on log p(x), its estimates, its training."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genprior.operators.random import Generators
+from genprior.priors.base import EncodingPrior, LatentPrior
+from genprior.priors.training import Objective, TrainablePrior
+from genprior.priors.vae.pixels import PixelDistribution
+
+ACTIVE = 0.01
+"""A latent unit is active where its posterior mean varies over the data by more than this
+variance (Burda et al. 2016, arXiv:1509.00519, Section 5.2)."""
+
+
+@dataclass(frozen=True)
+class BoundOptions:
+    """Which bound is trained, and what keeps its latent in use.
+
+    Attributes:
+        samples: Draws of z for each image, K.
+        importance: Train the importance-weighted bound of K samples (IWAE), not the ELBO.
+        closed_kl: Take KL(q || p) in closed form, not from the same draws; both are unbiased.
+        free_bits: Nats of KL for each latent unit that cost nothing.
+        kl_weight: Weight of the KL; above 1 less is said in the latent and samples are cleaner,
+            but images are reconstructed less well and the bound is looser.
+        warm_up: Images over which the weight of the KL grows from 0.
+
+    Source: Burda et al. 2016, arXiv:1509.00519 (IWAE); Kingma et al. 2016, arXiv:1606.04934
+        (free bits); Higgins et al. 2017 (weight, beta-VAE); Bowman et al. 2016, arXiv:1511.06349
+        (warm-up).
+    """
+
+    samples: int = 1
+    importance: bool = False
+    closed_kl: bool = True
+    free_bits: float = 0.0
+    kl_weight: float = 1.0
+    warm_up: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.free_bits < 0 or self.warm_up < 0:
+            raise ValueError(
+                "samples must be >= 1, free_bits and warm_up >= 0, not "
+                f"{self.samples}, {self.free_bits}, {self.warm_up}"
+            )
+        if not (self.kl_weight > 0 and math.isfinite(self.kl_weight)):
+            raise ValueError(f"kl_weight must be positive and finite, not {self.kl_weight}")
+
+
+@dataclass(frozen=True)
+class BoundTerms:
+    """The parts of the bound for K draws of z from q(z | x).
+
+    Attributes:
+        log_likelihood: log p(x | z), (B, K).
+        log_ratio: log p(z) - log q(z | x) at the draws, (B, K).
+        kl: KL(q || p) of each latent unit in closed form, (B, units); in a hierarchy each unit's
+            KL is conditional on the draws above it.
+        means: Posterior means, (B, units): their variance over the data tells active units.
+    """
+
+    log_likelihood: Tensor
+    log_ratio: Tensor
+    kl: Tensor
+    means: Tensor
+
+    def elbo(self, *, closed_kl: bool = True) -> Tensor:
+        """Return the evidence lower bound, (B,)."""
+        if closed_kl:
+            return self.log_likelihood.mean(1) - self.kl.sum(1)
+        return (self.log_likelihood + self.log_ratio).mean(1)
+
+    def importance_bound(self, kl_weight: float = 1.0) -> Tensor:
+        """Return log 1/K sum_k p(x, z_k) / q(z_k | x), (B,)."""
+        log_weights = self.log_likelihood + kl_weight * self.log_ratio
+        return log_weights.logsumexp(1) - math.log(log_weights.shape[1])
+
+
+def normal_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """Return KL(N(mean, std^2) || N(0, 1)) elementwise, nats."""
+    return 0.5 * (mean.square() + std.square() - 1) - std.log()
+
+
+class VariationalPrior(TrainablePrior, LatentPrior, EncodingPrior):
+    """p(x) = integral of p(x | z) N(z; 0, I), with an encoder q(z | x) that bounds it.
+
+    `decode` and `sample` give the mean of p(x | z), as is the habit; the noise of p(x | z) is in
+    `elbo` and `log_prob_estimate`, and in the likelihood of latent solvers that are told so.
+
+    Attributes:
+        pixels: p(x | what the decoder outputs).
+        bound: What is trained.
+    """
+
+    exact_encoder: ClassVar[bool] = False
+    pixels: PixelDistribution
+    bound: BoundOptions
+
+    @abstractmethod
+    def terms(self, x: Tensor, *, samples: int = 1, generator: Generators = None) -> BoundTerms:
+        """Evaluate the bound's parts at images (B, C, H, W)."""
+
+    @property
+    def decoder_std(self) -> Tensor | None:
+        """Standard deviation of x about decode(z) where it is one number, else None."""
+        return self.pixels.std
+
+    def elbo(
+        self,
+        x: Tensor,
+        *,
+        samples: int = 1,
+        closed_kl: bool = True,
+        generator: Generators = None,
+    ) -> Tensor:
+        """Return a lower bound of log p(x) in nats, averaged over draws of z, (B,).
+
+        Args:
+            x: Images, (B, C, H, W).
+            samples: Draws of z for each image.
+            closed_kl: Take the KL in closed form, not from the draws.
+            generator: None, one generator, or one for each image.
+        """
+        return self.terms(x, samples=samples, generator=generator).elbo(closed_kl=closed_kl)
+
+    @torch.no_grad()
+    def log_prob_estimate(
+        self, x: Tensor, *, samples: int = 200, generator: Generators = None, at_once: int = 50
+    ) -> Tensor:
+        """Estimate log p(x) in nats by importance sampling from the encoder, (B,).
+
+        It is low on average, and the less so the more samples are drawn.
+
+        Args:
+            x: Images, (B, C, H, W).
+            samples: Draws of z for each image, K.
+            generator: None, one generator, or one for each image.
+            at_once: Draws held in memory together.
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        generator = generator if generator is not None else _fresh()
+        parts = []
+        for start in range(0, samples, at_once):
+            count = min(at_once, samples - start)
+            terms = self.terms(x, samples=count, generator=generator)
+            parts.append(terms.log_likelihood + terms.log_ratio)
+        return torch.cat(parts, 1).logsumexp(1) - math.log(samples)
+
+    def objective(self) -> Objective:
+        return VariationalTraining(self)
+
+
+def _fresh() -> torch.Generator:
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+class _Networks(nn.Module):
+    """The prior, and how many images trained it: the warm-up resumes with the checkpoint."""
+
+    def __init__(self, prior: VariationalPrior) -> None:
+        super().__init__()
+        self.prior = prior
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.seen: Tensor
+
+
+class VariationalTraining(Objective):
+    """Minimises the negative bound in nats for each pixel value."""
+
+    def __init__(self, prior: VariationalPrior) -> None:
+        self._networks = _Networks(prior)
+        super().__init__(prior, self._networks)
+        self._warned = False
+
+    def loss(
+        self, group: str, batch: Tensor, generator: Generators
+    ) -> tuple[Tensor, dict[str, float]]:
+        prior, options = self._networks.prior, self._networks.prior.bound
+        seen = int(self._networks.seen)
+        progress = min(1.0, seen / options.warm_up) if options.warm_up else 1.0
+        weight = options.kl_weight * progress
+        self._networks.seen += len(batch)
+        x = prior.pixels.observe(batch, generator=generator)
+        terms = prior.terms(x, samples=options.samples, generator=generator)
+        if options.importance:
+            bound = terms.importance_bound(weight).mean()
+        elif options.closed_kl:
+            kl = terms.kl.mean(0).clamp(min=options.free_bits) * self.unit_weights(progress)
+            bound = terms.log_likelihood.mean() - options.kl_weight * kl.sum()
+        else:
+            bound = (terms.log_likelihood + weight * terms.log_ratio).mean()
+        active = int((terms.means.detach().var(0) > ACTIVE).sum()) if len(batch) > 1 else 0
+        units = terms.means.shape[1]
+        if active == 0 and seen > options.warm_up + 20_000:
+            self._name_collapse(units)
+        logs = {
+            "elbo": float(terms.elbo().mean().detach()),
+            "kl": float(terms.kl.sum(1).mean().detach()),
+            "kl_weight": weight,
+            "active": float(active),
+        }
+        return -bound / batch[0].numel(), logs
+
+    def unit_weights(self, progress: float) -> Tensor | float:
+        """Return the weight of each unit's KL at a point of the warm-up, from 0 to 1."""
+        return progress
+
+    def _name_collapse(self, units: int) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"posterior collapse: none of the {units} latent units is active, the decoder ignores "
+            "them. Try a KL warm-up (warm_up, in images), free_bits, or a smaller decoder std",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,1 @@
+"""Diffusion solvers, one method a file."""

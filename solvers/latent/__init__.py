@@ -1,0 +1,1 @@
+"""Solvers in the latent of a prior, and what they share."""
