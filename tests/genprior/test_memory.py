@@ -113,7 +113,8 @@ def test_solver_through_tiles(monkeypatch, missing):
     whole = solved()
     calls = []
     monkeypatch.setattr(
-        "genprior.priors.diffusion.diffusion.in_tiles", lambda *a, **k: calls.append(1) or in_tiles(*a, **k)
+        "genprior.priors.diffusion.diffusion.in_tiles",
+        lambda *a, **k: calls.append(1) or in_tiles(*a, **k),
     )
     tiled(monkeypatch, 1000, 24)
     assert (solved() - whole).abs().max() < 1e-9
