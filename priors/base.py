@@ -86,6 +86,9 @@ class Prior(nn.Module, ABC):
     ) -> None:
         """Write weights, config and card to one safetensors file.
 
+        A prior that is read back computes the same up to rounding: its weights are the same
+        numbers, but may lie otherwise in memory, which orders sums otherwise.
+
         Args:
             path: Where; an existing file is replaced atomically.
             card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
