@@ -1,4 +1,4 @@
-"""The layout: few entries in a folder, imports that only run down, no circles."""
+"""The layout: few entries in a folder, imports that only run down, no circles; honest equality."""
 
 import ast
 from pathlib import Path
@@ -103,3 +103,42 @@ def test_a_folder_shows_at_most_twelve_entries(top):
         entries = [p.name for p in folder.iterdir() if p.name not in hidden]
         if "__pycache__" not in folder.parts:
             assert len(entries) <= MOST, f"{folder.relative_to(ROOT)}: {sorted(entries)}"
+
+
+def bare_equalities(source):
+    """Lines of a test that compare every bit without saying that they may."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "name", "")
+        exact = name in ("equal", "array_equal", "array_equiv", "assert_array_equal")
+        if isinstance(node, ast.Call):
+            zeros = [k.arg for k in node.keywords if getattr(k.value, "value", None) == 0]
+            exact = {"rtol", "atol"} <= set(zeros)
+        if exact:
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "assert torch.equal(a, b)",
+        "from torch import equal",
+        "np.testing.assert_array_equal(a, b)",
+        "torch.testing.assert_close(a, b, rtol=0, atol=0.0)",
+    ],
+)
+def test_bare_equality_is_found(line):
+    """Catches a guard that sees nothing."""
+    assert bare_equalities(line) == [1]
+    assert not bare_equalities("torch.testing.assert_close(a, b, rtol=0, atol=1e-9)")
+
+
+def test_bits_are_compared_by_name():
+    """Catches two computations held to agree in their last bits, which other processors break.
+
+    `tools.identical` says when bits may be compared; `tools.close` is for the rest.
+    """
+    paths = [p for p in (ROOT / "tests").rglob("*.py") if p.name != "tools.py"]
+    found = {p.name: lines for p in paths if (lines := bare_equalities(p.read_text()))}
+    assert not found

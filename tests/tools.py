@@ -1,4 +1,4 @@
-"""What tests share: seeds, the textbook formulas with d x d matrices, a VAE that is a Gaussian."""
+"""What tests share: seeds, equality, textbook formulas with d x d matrices, a Gaussian VAE."""
 
 from __future__ import annotations
 
@@ -26,6 +26,32 @@ def seeded(seed=0):
 
 def randn(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
+
+
+def identical(a, b):
+    """Whether two tensors agree in every bit.
+
+    To be asked only of copies (indexing, masks, files, another device), of sums with 0 and
+    products with powers of 2, and of one computation done twice on tensors that lie alike in
+    memory. All else differs in its last bits from processor to processor: a row alone and in a
+    batch, a network built and one loaded (`channels_last` or not), two formulas for one number.
+    `close` is for those.
+    """
+    return torch.equal(a, b)
+
+
+def close(found, expected, *, ulps):
+    """Assert equality but for rounding errors, in units of the largest number's last place.
+
+        |found - expected| <= ulps eps max |expected|
+
+    A sum of n numbers rounds n times: about sqrt(n) ulps where the errors are independent. Say
+    in the test how many there are.
+    """
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    unit = torch.finfo(expected.dtype).eps * float(expected.detach().abs().max())
+    error = float((found - expected).detach().abs().max())
+    assert error <= ulps * unit, f"{error:.2g} apart, {ulps} ulps are {ulps * unit:.2g}"
 
 
 def random_covariance(d, *, seed=0, spread=0.15):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tools import identical
 from torch import nn
 
 from genprior import cli
@@ -47,7 +48,7 @@ def weights(prior):
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
 
 
 class Line(TrainablePrior):

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from cases import COLOUR, LINEAR_OPERATORS, per_image_masks
-from tools import seeded
+from tools import identical, seeded
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from genprior.operators import (
@@ -57,7 +57,7 @@ def test_a_one_channel_mask_serves_any_channels(channels):
     """Catches a mask tied to the channel count of the first image."""
     operator = Inpainting(per_image_masks())
     x = images(3, channels, 8, 12)
-    assert torch.equal(operator(x) != 0, per_image_masks().expand_as(x))
+    assert identical(operator(x) != 0, per_image_masks().expand_as(x))
 
 
 # --- convolutions
@@ -148,9 +148,9 @@ def test_sensing_is_drawn_once_from_its_generator():
     first = CompressedSensing((1, 4, 4), 5, generator=seeded(1))
     again = CompressedSensing((1, 4, 4), 5, generator=seeded(1))
     other = CompressedSensing((1, 4, 4), 5, generator=seeded(2))
-    assert torch.equal(first(x), first(x))
-    assert torch.equal(first(x), again(x))
-    assert not torch.equal(first(x), other(x))
+    assert identical(first(x), first(x))
+    assert identical(first(x), again(x))
+    assert not identical(first(x), other(x))
 
 
 # --- solves

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools import seeded
+from tools import identical, seeded
 
 from genprior.operators import kernels, masks
 
@@ -24,7 +24,7 @@ def test_box_is_missing_where_it_is_put():
     mask = masks.box((4, 6), size=(2, 3), position=(1, 2))
     expected = torch.ones(1, 4, 6, dtype=torch.bool)
     expected[0, 1:3, 2:5] = False
-    assert torch.equal(mask, expected)
+    assert identical(mask, expected)
     assert not masks.box((5, 7), size=3)[0, 1:4, 2:5].any()
 
 
@@ -43,7 +43,7 @@ def test_random_share_is_exact(missing):
     """Catches a Bernoulli count, which can leave nothing measured, and equal masks."""
     drawn = masks.random((10, 10), missing=missing, count=4, generator=seeded())
     assert (drawn.flatten(1).sum(1) == round(100 * (1 - missing))).all()
-    assert missing == 0 or not torch.equal(drawn[0], drawn[1])
+    assert missing == 0 or not identical(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_one_generator_for_each_mask(make):
     """Catches a mask that depends on its neighbours in the batch."""
     seeds = [seeded(5), seeded(6), seeded(5)]
     drawn = make(seeds)
-    assert torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(drawn[0], drawn[1])
+    assert identical(drawn[0], drawn[2])
+    assert not identical(drawn[0], drawn[1])
 
 
 def test_half_and_stripes():
@@ -92,7 +92,7 @@ def test_painted_masks(tmp_path):
     assert masks.from_file(path, invert=True).tolist() == [[[False, True], [True, False]]]
     for mode in ("RGB", "P", "1"):
         other = painted(tmp_path / f"{mode}.png", [[255, 0], [0, 255]], mode)
-        assert torch.equal(masks.from_file(other), masks.from_file(path))
+        assert identical(masks.from_file(other), masks.from_file(path))
     grey = painted(tmp_path / "grey.png", [[255, 100], [200, 0]])
     assert masks.from_file(grey, threshold=0.5).tolist() == [[[True, False], [True, False]]]
 
@@ -197,8 +197,8 @@ def test_motion_has_its_length_and_angle(angle, direction):
 def test_random_motion_depends_on_its_generator_alone():
     """Catches a path from the global generator."""
     first, again = (kernels.motion(15, generator=seeded(3)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, kernels.motion(15, generator=seeded(4)))
+    assert identical(first, again)
+    assert not identical(first, kernels.motion(15, generator=seeded(4)))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_kernels_from_files(tmp_path):
     np.save(tmp_path / "one.npy", kernel.numpy())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(kernels.from_file(tmp_path / "one.npy"), kernel)
+        assert identical(kernels.from_file(tmp_path / "one.npy"), kernel)
     path = painted(tmp_path / "k.png", [[0, 255], [255, 0]])
     with pytest.warns(UserWarning, match="sums to 2"):
         assert kernels.from_file(path).tolist() == [[0, 0.5], [0.5, 0]]

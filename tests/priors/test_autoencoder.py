@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tools import close
 
 from genprior.operators import GaussianNoise, Identity, Problem
 from genprior.priors import Autoencoder
@@ -41,7 +42,8 @@ def test_it_is_saved_and_read_as_it_was(tmp_path):
     prior.save(tmp_path / "ae.safetensors")
     again = read_prior(tmp_path / "ae.safetensors")
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.decode(again.encode(x)), prior.decode(prior.encode(x)))
+    # Two layers each way; the longest sum has 4 * 4 * 4 terms.
+    close(again.decode(again.encode(x)), prior.decode(prior.encode(x)), ulps=32)
 
 
 def test_it_is_no_distribution():

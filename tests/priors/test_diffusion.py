@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from tools import close, identical
 from torch import nn
 
 from genprior.commands.run import begin_with
@@ -71,14 +72,14 @@ def test_sigma_zero_and_rows(objective, device):
     x = noisy(dtype=torch.float32).to(device).requires_grad_(True)
     sigma = torch.tensor([0.0, 0.05, 1.0], device=device)
     together = prior.denoise(x, sigma)
-    assert torch.equal(together[0], x[0])
+    assert identical(together[0], x[0])
     for i in range(3):
         alone = prior.denoise(x[i : i + 1], sigma[i].item())
         assert torch.allclose(alone[0], together[i], rtol=1e-4, atol=1e-5)
     (slope,) = torch.autograd.grad(together.sum(), x)
-    assert torch.equal(slope[0], torch.ones_like(slope[0]))
+    assert identical(slope[0], torch.ones_like(slope[0]))
     assert slope.isfinite().all()
-    assert torch.equal(prior.denoise(x, 0.0), x)
+    assert identical(prior.denoise(x, 0.0), x)
 
 
 def test_sigma_outside_the_trained_range():
@@ -139,7 +140,10 @@ def test_a_deeper_network_begins_as_the_trained_one(blocks, attention, tmp_path)
     trained.save(path)
     deeper = fresh(widths=(8, 8), blocks=blocks, attention=attention)
     begin_with(deeper, path)
-    assert torch.equal(deeper.denoise(noisy(), 0.3), trained.denoise(noisy(), 0.3))
+    # `tiny` lays weights otherwise than a loaded network (`channels_last`), so sums run in another
+    # order: ten layers with sums of up to 16 * 9 terms, of which the root of each counts.
+    x = noisy(dtype=torch.float32)
+    close(deeper.denoise(x, 0.3), trained.denoise(x, 0.3), ulps=120)
     for options in ({"widths": (8, 16), "blocks": blocks}, {"widths": (8,), "blocks": (1,)}):
         with pytest.raises(ValueError, match="cannot start from"):
             begin_with(fresh(**options), path)

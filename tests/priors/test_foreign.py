@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tools import identical
 
 from genprior.operators.random import normal
 from genprior.priors import Diffusion, Gaussian, from_deepinv, to_deepinv
@@ -29,7 +30,7 @@ def test_sigma_in_every_form_that_deepinv_passes():
     for sigma in (*numbers, one, one.view(1), one.expand(3), one.expand(3, 1, 1, 1)):
         assert torch.allclose(denoiser(x, sigma), expected, atol=1e-6), sigma
     each = torch.tensor([0.1, 0.0, 0.5])
-    assert torch.equal(denoiser(x, each[:, None, None, None]), prior.denoise(x, each))
+    assert identical(denoiser(x, each[:, None, None, None]), prior.denoise(x, each))
     assert torch.allclose(denoiser(x, 0.0), x, atol=1e-6)
     with pytest.raises(ValueError, match="2 noise levels came for 3 images"):
         denoiser(x, torch.tensor([0.1, 0.2]))
@@ -43,7 +44,7 @@ def test_there_and_back():
     again = from_deepinv(to_deepinv(prior), (1, 4, 4), sigma_range=(1e-3, 50.0))
     sigma = torch.tensor([0.2, 0.0, 1.0])
     assert torch.allclose(again.denoise(x, sigma), prior.denoise(x, sigma), atol=1e-6)
-    assert torch.equal(again.denoise(x, 0.0), x)
+    assert identical(again.denoise(x, 0.0), x)
     with pytest.raises(TypeError, match="not saved as a prior"):
         _ = again.config
 
@@ -67,7 +68,7 @@ def test_deepinv_models_serve(name):
     with torch.no_grad():
         together = prior.denoise(x, sigma)
         assert together.dtype == torch.float64
-        assert torch.equal(together[1], x[1])
+        assert identical(together[1], x[1])
         for i in (0, 2):
             alone = prior.denoise(x[i : i + 1], sigma[i].item())
             assert torch.allclose(alone[0], together[i], atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import SMALL_COLOUR as COLOUR
 from cases import gaussian
-from tools import condition, pose, problems, randn, random_covariance, seeded
+from tools import condition, identical, pose, problems, randn, random_covariance, seeded
 
 from genprior.operators import (
     GaussianNoise,
@@ -164,7 +164,7 @@ def test_denoise_is_wieners_filter(residual):
     x = randn(4, *COLOUR, seed=5)
     sigmas = torch.tensor([0.0, 1e-3, 0.1, 50.0], dtype=torch.float64)
     found = prior.denoise(x, sigmas)
-    torch.testing.assert_close(found[0], x[0], rtol=0, atol=0)
+    assert identical(found[0], x[0])
     for i, sigma in enumerate(sigmas[1:], 1):
         noisy = covariance + sigma**2 * torch.eye(DIMENSION, dtype=torch.float64)
         expected = mean + covariance @ torch.linalg.solve(noisy, x[i].flatten() - mean)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tools import close
 
 from genprior.metrics import sliced_wasserstein
 from genprior.operators.random import normal
@@ -70,7 +71,8 @@ def test_steps_of_length_zero():
     sigmas = samplers.log_uniform(high, 0.5, 8, like=high)
     x = normal((2, 1, 1, 3), torch.Generator().manual_seed(0), dtype=torch.float64)
     found = UniPC()(prior.denoise, x, sigmas)
-    assert torch.equal(found[1], prior.denoise(x, 0.5)[1])
+    # The grid's 0.5 is an exponential of a logarithm, and each of 8 steps rounds twice.
+    close(found[1], prior.denoise(x, 0.5)[1], ulps=18)
     assert found.isfinite().all()
 
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tools import as_gaussian, linear_vae, seeded, set_exact_encoder
+from tools import as_gaussian, identical, linear_vae, seeded, set_exact_encoder
 
 from genprior.commands.run import begin_with
 from genprior.priors import VAE, Gaussian, testing
@@ -151,7 +151,7 @@ def test_binarised_training_data_have_the_grey_mean():
     drawn = pixels.observe(grey, generator=seeded())
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert abs(drawn.mean().item() - 0.3) < 5 * (0.21 / 20_000) ** 0.5
-    assert torch.equal(pixels.observe(drawn, generator=seeded(1)), drawn)
+    assert identical(pixels.observe(drawn, generator=seeded(1)), drawn)
 
 
 def test_warm_up_counts_images_and_resumes():
@@ -260,7 +260,7 @@ def test_training_may_begin_with_a_trained_vae_of_the_same_network(tmp_path):
         vae.encoder[-1].weight.zero_()
     begin_with(vae, str(path))
     for name, weight in vae.state_dict().items():
-        assert torch.equal(weight, trained.state_dict()[name])
+        assert identical(weight, trained.state_dict()[name])
     assert vae.bound.samples == 5
     with pytest.raises(ValueError, match="cannot start from"):
         begin_with(VAE(SHAPE, 3, network=SMALL), str(path))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tools import seeded
+from tools import identical, seeded
 
 from genprior.metrics import gaussian_kl
 from genprior.operators.random import normal, spawn
@@ -22,9 +22,9 @@ def test_mirrored_generators_give_the_negatives():
     """Catches a pair of two seeds, and a sign that is lost after the first draw."""
     for generators in (spawn(seeded(), 1, per=4, mirrored=True), spawn(seeded(), 1, per=4)):
         drawn = torch.stack([normal((4, 3), generators) for _ in range(2)])
-        opposite = torch.equal(drawn[:, 1::2], -drawn[:, ::2])
+        opposite = identical(drawn[:, 1::2], -drawn[:, ::2])
         assert opposite == (type(generators[1]) is not torch.Generator)
-        assert not torch.equal(drawn[:, 0], drawn[:, 2])
+        assert not identical(drawn[:, 0], drawn[:, 2])
 
 
 def test_mean_of_four_is_the_mean_of_very_many():

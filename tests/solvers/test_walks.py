@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tools import seeded
+from tools import identical, seeded
 
 from genprior.metrics import sliced_wasserstein
 from genprior.operators import (
@@ -58,7 +58,7 @@ def test_without_noise_y_is_met_and_kept(solver):
     if type(solver) not in (DPS, REDDiff):
         assert (result.samples[:, 0] - problem.y)[:, seen[0]].abs().max() < 0.05
     kept = type(solver)(steps=solver.steps, keep_measured=True)(problem, prior)
-    assert torch.equal(kept.samples[:, 0][:, seen[0]], problem.y[:, seen[0]])
+    assert identical(kept.samples[:, 0][:, seen[0]], problem.y[:, seen[0]])
 
 
 def test_keep_measured_refuses_noise_and_blur():
