@@ -48,10 +48,11 @@ def test_log_likelihood_is_that_of_the_decoded_draw():
                 g.residual[-1].bias[:2] = 0.3
     z = prior.encode(x)
     torch.testing.assert_close(z, torch.full_like(z, 0.3))
-    terms = prior.terms(x, generator=[seeded(0), seeded(1)])
+    # Draws of that std about z move the mean at second order only: by .4 % here.
+    terms = prior.terms(x, samples=400, generator=[seeded(0), seeded(1)])
     expected = -0.5 * ((x - prior.decode(z)) / prior.decoder_std).square()
     expected = (expected - (prior.decoder_std * (2 * torch.pi) ** 0.5).log()).flatten(1).sum(1)
-    torch.testing.assert_close(terms.log_likelihood[:, 0], expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(terms.log_likelihood.mean(1), expected, rtol=0.02, atol=0)
 
 
 def test_coarse_groups_warm_up_and_the_finest_does_not():

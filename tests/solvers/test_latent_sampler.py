@@ -79,7 +79,7 @@ def test_intervals_cover_the_truth():
     # Truth and 79 draws are exchangeable: it is between the 4th and the 76th 72 times in 80.
     ordered = result.samples.sort(dim=1).values
     inside = ((x >= ordered[:, 3]) & (x <= ordered[:, 75])).double().flatten(1).mean(1)
-    assert (inside.mean() - 0.9).abs() <= 3 * inside.std() / len(inside) ** 0.5
+    assert (inside.mean() - 0.9).abs() <= 5 * inside.std() / len(inside) ** 0.5
 
 
 class TwoModes(LatentPrior):
