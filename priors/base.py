@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
+from genprior.priors.files import read_weights, write_weights
 
 if TYPE_CHECKING:
     from genprior.operators import Problem
@@ -90,10 +91,41 @@ class Prior(nn.Module, ABC):
             path: Where; an existing file is replaced atomically.
             card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
             dtype: Floating-point type on disk, that of the weights if None.
+        Raises:
+            ValueError: A weight overflows `dtype`.
+            TypeError: Config or card is not plain data.
         """
-        from genprior.priors.files import write_prior
+        header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
+        write_weights(path, header, self.state_dict(), dtype=dtype)
 
-        write_prior(self, path, card=card, dtype=dtype)
+    @classmethod
+    def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Prior:
+        """Rebuild the prior that a file holds, on the CPU.
+
+        Args:
+            path: A file written by `save`.
+            dtype: Floating-point type of the weights in memory.
+        Raises:
+            ValueError: The file is truncated, altered, of another family, or newer.
+        """
+        header, tensors = read_weights(path)
+        family = Prior.families.get(header["family"])
+        if family is None:
+            raise ValueError(
+                f"{path}: a prior of the family {header['family']!r}, which is not defined here: "
+                "import the module that defines it"
+            )
+        if not issubclass(family, cls):
+            raise ValueError(f"{path}: a {header['family']}, not a {cls.__name__}")
+        prior = family.from_config(header["config"]).to(dtype)
+        try:
+            prior.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path}: its weights do not fit {header['family']} as this version builds it: "
+                f"{error}"
+            ) from error
+        return prior
 
 
 class LatentPrior(Prior):

@@ -21,8 +21,8 @@ from torch import Tensor
 from genprior.data import images
 from genprior.operators import GaussianNoise, Inpainting, Problem, masks
 from genprior.operators.random import uniform
-from genprior.priors import Gaussian, GaussianMixture
-from genprior.priors.files import read_header, read_prior
+from genprior.priors import Gaussian, GaussianMixture, Prior
+from genprior.priors.files import read_header
 
 SIGMA = 0.02
 NORMAL_90 = 1.644854
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="images")
     parser.add_argument("--write", action="store_true", help="into the card of the file")
     options = parser.parse_args()
-    prior = read_prior(options.prior)
+    prior = Prior.load(options.prior)
     if not isinstance(prior, Gaussian | GaussianMixture):
         raise SystemExit(f"{options.prior} is a {type(prior).__name__}")
     channels, height, width = prior.check_size(None)

@@ -10,7 +10,7 @@ from cases import gaussian, mixture
 from safetensors.torch import save_file
 
 from genprior.priors import Gaussian, Prior
-from genprior.priors.files import FORMAT, read_header, read_prior
+from genprior.priors.files import FORMAT, read_header
 
 
 def saved(tmp_path, **options):
@@ -30,7 +30,7 @@ def test_header_says_what_the_file_is(tmp_path):
 
 def test_half_precision_on_disk_float32_in_memory(tmp_path):
     """Would catch weights left in half precision, or scalars that lost theirs."""
-    prior = read_prior(saved(tmp_path, dtype=torch.float16))
+    prior = Prior.load(saved(tmp_path, dtype=torch.float16))
     assert prior.factors.dtype == torch.float32
     assert float(prior.residual) == pytest.approx(0.05, rel=1e-7)
     torch.testing.assert_close(prior.factors.double(), gaussian().factors, rtol=1e-3, atol=1e-6)
@@ -51,7 +51,7 @@ def test_truncated_file(tmp_path, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError, match=r"prior\.safetensors: not a whole safetensors file"):
-        read_prior(path)
+        Prior.load(path)
 
 
 @pytest.mark.parametrize("where", ["weights", "config", "card"])
@@ -67,7 +67,7 @@ def test_altered_file(tmp_path, where):
         content[at : at + len(old)] = old[:-1] + b"4"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="altered"):
-        read_prior(path)
+        Prior.load(path)
 
 
 def test_foreign_safetensors(tmp_path):
@@ -84,13 +84,13 @@ def test_other_kinds_of_file(tmp_path, content):
     path = tmp_path / "prior.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        read_prior(path)
+        Prior.load(path)
 
 
 def test_missing_file(tmp_path):
     """Would catch a traceback where a sentence is due."""
     with pytest.raises(ValueError, match="no such weights file"):
-        read_prior(tmp_path / "none.safetensors")
+        Prior.load(tmp_path / "none.safetensors")
 
 
 def test_newer_format(tmp_path):
@@ -106,7 +106,7 @@ def test_unknown_family(tmp_path, monkeypatch):
     path = saved(tmp_path)
     monkeypatch.setattr(Prior, "families", {})
     with pytest.raises(ValueError, match="'Gaussian', which is not defined here: import"):
-        read_prior(path)
+        Prior.load(path)
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
@@ -129,6 +129,6 @@ def test_mixture_with_unlike_ranks(tmp_path):
     parts = [gaussian(rank=2), gaussian(rank=5)]
     prior = type(mixture()).from_components(torch.ones(2).double(), parts)
     prior.save(tmp_path / "m.safetensors")
-    found = read_prior(tmp_path / "m.safetensors", dtype=torch.float64)
+    found = Prior.load(tmp_path / "m.safetensors", dtype=torch.float64)
     x = prior.sample(2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(found.log_prob(x), prior.log_prob(x))

@@ -6,7 +6,6 @@ import torch
 
 from genprior.operators.random import normal
 from genprior.priors import Diffusion, Gaussian, from_deepinv, to_deepinv
-from genprior.priors.files import read_prior
 
 
 def gaussian(size=4, channels=1):
@@ -146,7 +145,7 @@ def test_diffusers_prior_is_saved_with_its_weights(pipeline, tmp_path):
     """Would catch a file that needs diffusers' folder again, or forgets the schedule."""
     prior = Diffusion.from_diffusers(str(pipeline / "v_prediction-scaled_linear"))
     prior.save(tmp_path / "prior.safetensors")
-    again = read_prior(tmp_path / "prior.safetensors").eval()
+    again = Diffusion.load(tmp_path / "prior.safetensors").eval()
     assert again.config == prior.config
     x = images(2, 1, 8)
     assert torch.allclose(again.denoise(x, 0.4), prior.denoise(x, 0.4), atol=1e-6)
