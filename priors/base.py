@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
-from genprior.priors.files import read_weights, write_weights
+from genprior.priors.files import check_fit, read_weights, write_weights
 
 if TYPE_CHECKING:
     from genprior.operators import Problem
@@ -28,10 +28,12 @@ class Prior(nn.Module, ABC):
         image_shape: (C, H, W); H and W are None where any size will do.
         families: Every concrete prior class by its name, third parties' included: how a weights
             file finds its class.
+        quantisable: Tensors that int8 with one scale for each entry of the first axis serves.
     """
 
     image_shape: Shape
     families: ClassVar[dict[str, type[Prior]]] = {}
+    quantisable: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,13 +92,20 @@ class Prior(nn.Module, ABC):
         Args:
             path: Where; an existing file is replaced atomically.
             card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
-            dtype: Floating-point type on disk, that of the weights if None.
+            dtype: Floating-point type on disk, that of the weights if None; torch.int8 stores
+                factors with one scale each, and all else as it is.
         Raises:
-            ValueError: A weight overflows `dtype`.
+            ValueError: A weight overflows `dtype`, or int8 serves none.
             TypeError: Config or card is not plain data.
         """
         header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
-        write_weights(path, header, self.state_dict(), dtype=dtype)
+        quantisable = [
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, module in self.named_modules()
+            if isinstance(module, Prior)
+            for name in module.quantisable
+        ]
+        write_weights(path, header, self.state_dict(), dtype=dtype, quantisable=quantisable)
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Prior:
@@ -117,14 +126,9 @@ class Prior(nn.Module, ABC):
             )
         if not issubclass(family, cls):
             raise ValueError(f"{path}: a {header['family']}, not a {cls.__name__}")
+        check_fit(path, tensors, lambda: family.from_config(header["config"]))
         prior = family.from_config(header["config"]).to(dtype)
-        try:
-            prior.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path}: its weights do not fit {header['family']} as this version builds it: "
-                f"{error}"
-            ) from error
+        prior.load_state_dict(tensors)
         return prior
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genprior.operators.files import write_atomically
 
@@ -29,6 +30,14 @@ FORMAT = 2
 
 LEVELS = 127
 """Largest int8 on disk; -128 is left out, so that the steps are symmetric."""
+
+_FIELDS = {"family": str, "config": dict, "card": dict}
+
+_CALLS = 100
+"""Calls of torch allowed for each tensor of a file: building one takes five to 23."""
+
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a constructor raises on a config that was not made by a prior."""
 
 
 def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -169,4 +178,53 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
     return header, tensors
 
 
-_FIELDS = {"family": str, "config": dict, "card": dict}
+class _Weightless(TorchFunctionMode):
+    """What is built within, by at most so many calls of torch, has shapes and no memory."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            raise ValueError("it asks for far more tensors than the file holds")
+        kwargs = kwargs or {}
+        return func(*args, **{**kwargs, "device": "meta"} if kwargs.get("device") else kwargs)
+
+
+def check_fit(
+    path: str | Path, tensors: Mapping[str, Tensor], build: Callable[[], nn.Module]
+) -> None:
+    """Raise unless what `build` makes of a file's config has just its tensors' names and shapes.
+
+    It is built without memory first: 300 bytes can ask for any size. A class that looks at
+    tensors' values while it is built cannot be, and is built in full.
+
+    Raises:
+        ValueError: It cannot be built, or has other tensors.
+    """
+    try:
+        try:
+            with torch.device("meta"), _Weightless(_CALLS * (len(tensors) + 100)):
+                wanted = build().state_dict()
+        except RuntimeError as error:
+            if "meta" not in str(error):
+                raise
+            wanted = build().state_dict()
+    except _NONSENSE as error:
+        raise ValueError(f"{path}: nothing can be built from its config: {error}") from error
+    faults = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
+    faults += [f"{name} is not asked for" for name in tensors.keys() - wanted.keys()]
+    for name in wanted.keys() & tensors.keys():
+        has, asked = tensors[name], wanted[name]
+        if (has.shape, has.is_floating_point()) != (asked.shape, asked.is_floating_point()):
+            shapes = tuple(has.shape), tuple(asked.shape)
+            faults.append(f"{name} is {has.dtype} {shapes[0]} for {asked.dtype} {shapes[1]}")
+    if faults:
+        more = f", and {len(faults) - 3} faults more" if len(faults) > 3 else ""
+        raise ValueError(
+            f"{path}: its weights do not fit its config: {', '.join(sorted(faults)[:3])}{more}"
+        )
