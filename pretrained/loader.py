@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from genprior.priors import Prior
-from genprior.priors.files import read_header, read_prior
+from genprior.priors.files import read_header
 
 _FOLDER = Path(__file__).parent
 
@@ -49,7 +49,7 @@ def load(
         ValueError: Unknown name (the nearest are offered), no such file, or a file that is
             truncated, altered or of another format.
     """
-    prior = read_prior(_find(name_or_path), dtype=dtype or torch.float32).to(device)
+    prior = Prior.load(_find(name_or_path), dtype=dtype or torch.float32).to(device)
     return prior.eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
+from genprior.priors.files import check_fit, read_weights, write_weights
 
 if TYPE_CHECKING:
     from genprior.operators import Problem
@@ -27,10 +28,12 @@ class Prior(nn.Module, ABC):
         image_shape: (C, H, W); H and W are None where any size will do.
         families: Every concrete prior class by its name, third parties' included: how a weights
             file finds its class.
+        quantisable: Tensors that int8 with one scale for each entry of the first axis serves.
     """
 
     image_shape: Shape
     families: ClassVar[dict[str, type[Prior]]] = {}
+    quantisable: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -92,11 +95,44 @@ class Prior(nn.Module, ABC):
         Args:
             path: Where; an existing file is replaced atomically.
             card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
-            dtype: Floating-point type on disk, that of the weights if None.
+            dtype: Floating-point type on disk, that of the weights if None; torch.int8 stores
+                factors with one scale each, and all else as it is.
+        Raises:
+            ValueError: A weight overflows `dtype`, or int8 serves none.
+            TypeError: Config or card is not plain data.
         """
-        from genprior.priors.files import write_prior
+        header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
+        quantisable = [
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, module in self.named_modules()
+            if isinstance(module, Prior)
+            for name in module.quantisable
+        ]
+        write_weights(path, header, self.state_dict(), dtype=dtype, quantisable=quantisable)
 
-        write_prior(self, path, card=card, dtype=dtype)
+    @classmethod
+    def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Prior:
+        """Rebuild the prior that a file holds, on the CPU.
+
+        Args:
+            path: A file written by `save`.
+            dtype: Floating-point type of the weights in memory.
+        Raises:
+            ValueError: The file is truncated, altered, of another family, or newer.
+        """
+        header, tensors = read_weights(path)
+        family = Prior.families.get(header["family"])
+        if family is None:
+            raise ValueError(
+                f"{path}: a prior of the family {header['family']!r}, which is not defined here: "
+                "import the module that defines it"
+            )
+        if not issubclass(family, cls):
+            raise ValueError(f"{path}: a {header['family']}, not a {cls.__name__}")
+        check_fit(path, tensors, lambda: family.from_config(header["config"]))
+        prior = family.from_config(header["config"]).to(dtype)
+        prior.load_state_dict(tensors)
+        return prior
 
 
 class LatentPrior(Prior):

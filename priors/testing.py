@@ -28,7 +28,6 @@ from genprior.priors.base import (
     LatentPrior,
     Prior,
 )
-from genprior.priors.files import read_prior, write_prior
 
 COUNT = 3
 """Images in a batch."""
@@ -117,8 +116,8 @@ def check_files(example: Example) -> None:
     prior = example.prior
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prior.safetensors"
-        write_prior(prior, path)
-        found = read_prior(path, dtype=torch.float64).to(example.device).eval()
+        prior.save(path)
+        found = Prior.load(path, dtype=torch.float64).to(example.device).eval()
     assert type(found) is type(prior), f"a {type(prior).__name__} came back as {type(found)}"
     assert found.config == prior.config, f"config {prior.config} came back as {found.config}"
     first, again = (

@@ -21,6 +21,7 @@ def fit_gaussian(
     out: str,
     rank: int | None = None,
     half: bool = False,
+    int8: bool = False,
     card: dict[str, Any] | None = None,
     force: bool = False,
 ) -> None:
@@ -31,6 +32,7 @@ def fit_gaussian(
         out: Weights file (.safetensors), or a folder for prior.safetensors.
         rank: Principal directions kept; None picks the likeliest on held-out images.
         half: Store the directions in half precision.
+        int8: Store them as 8-bit integers, one scale each: half the size of `half`.
         card: Plain data on the weights, kept in the file: data, licence, ...
         force: Replace the file if it exists.
     """
@@ -39,7 +41,8 @@ def fit_gaussian(
     start = time.perf_counter()
     prior = Gaussian.fit(data, rank=rank)
     about = {"rank": len(prior.factors), "residual": float(prior.residual)}
-    _save(prior, path, start, half, {"data": source.data, "images": len(data), **about}, card)
+    about = {"data": source.data, "images": len(data), **about}
+    _save(prior, path, start, _stored(half, int8), about, card)
 
 
 def fit_mixture(
@@ -51,6 +54,7 @@ def fit_mixture(
     iterations: int = 100,
     seed: int = 0,
     half: bool = False,
+    int8: bool = False,
     card: dict[str, Any] | None = None,
     force: bool = False,
 ) -> None:
@@ -64,6 +68,7 @@ def fit_mixture(
         iterations: At most so many steps of EM.
         seed: Of the k-means++ start.
         half: Store the directions in half precision.
+        int8: Store them as 8-bit integers, one scale each: half the size of `half`.
         card: Plain data on the weights, kept in the file: data, licence, ...
         force: Replace the file if it exists.
     """
@@ -86,7 +91,7 @@ def fit_mixture(
     if sys.stderr.isatty():
         print(file=sys.stderr)
     about = {"data": source.data, "images": len(data), "components": components, "rank": rank}
-    _save(prior, path, start, half, about, card)
+    _save(prior, path, start, _stored(half, int8), about, card)
 
 
 def fit_texture(
@@ -110,7 +115,7 @@ def fit_texture(
     pixels = read_image(image)
     start = time.perf_counter()
     prior = StationaryGaussian.fit(pixels, residual=residual)
-    _save(prior, path, start, False, {"data": image, "images": 1}, card)
+    _save(prior, path, start, None, {"data": image, "images": 1}, card)
 
 
 def _weights_path(out: str, force: bool) -> Path:
@@ -120,15 +125,19 @@ def _weights_path(out: str, force: bool) -> Path:
     return path
 
 
+def _stored(half: bool, int8: bool) -> torch.dtype | None:
+    return torch.int8 if int8 else torch.float16 if half else None
+
+
 def _save(
     prior: Prior,
     path: Path,
     start: float,
-    half: bool,
+    dtype: torch.dtype | None,
     about: dict[str, Any],
     card: dict[str, Any] | None,
 ) -> None:
     about = {**about, "seconds": round(time.perf_counter() - start, 1), **(card or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
-    prior.save(path, card=about, dtype=torch.float16 if half else None)
+    prior.save(path, card=about, dtype=dtype)
     print(f"fitted in {about['seconds']} s; wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -132,7 +132,16 @@ class DiffusersUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DiffusersUNet:
-        """Build the network, its weights still to be loaded."""
+        """Build the network, its weights still to be loaded.
+
+        Raises:
+            ValueError: The options are not the network's own but a name: that would be looked up.
+        """
+        if not isinstance(config["options"], dict):
+            raise ValueError(
+                f"options of a diffusers network must be a table, not {config['options']!r}: a "
+                "weights file names no folder and no hub. Read those by Diffusion.from_diffusers"
+            )
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         with torch.random.fork_rng():  # its starting weights come from the global generator

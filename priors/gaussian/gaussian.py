@@ -42,6 +42,7 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
     """
 
     exact_encoder: ClassVar[bool] = True
+    quantisable: ClassVar[tuple[str, ...]] = ("factors",)
     mean: Tensor
     factors: Tensor
     residual: Tensor

@@ -116,10 +116,10 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
             tolerance=tolerance,
             callback=callback,
         )
-        parts = [
+        parts = [  # a direction at the floor is the residual's
             Gaussian(
                 law.mean.reshape(shape),
-                law.factors.reshape(-1, *shape),
+                law.factors[law.variances > 0].reshape(-1, *shape),
                 residual=law.residual,
             )
             for law in fitted.laws
@@ -131,7 +131,9 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
             raise ValueError(
                 f"weights {tuple(weights.shape)} for {len(components)} components: give one each"
             )
-        if not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < torch.inf:
+        # on the meta device, where files are checked, weights have no values
+        valued = not weights.is_meta
+        if valued and not (bool((weights >= 0).all()) and 0 < float(weights.sum()) < torch.inf):
             raise ValueError(f"weights must be >= 0 and not all 0, not {weights.tolist()}")
         shapes = {tuple(c.image_shape) for c in components}
         if len(shapes) > 1:

@@ -199,17 +199,21 @@ def test_evaluate_warns_of_too_few_independent_samples(
     assert ("--samples 19 shows it" in capsys.readouterr().out) == (independent < 19)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "mixture"])
-def test_train_then_sample_then_restore(place, tmp_path, family):
+@pytest.mark.parametrize(
+    ("family", "stored", "kind"),
+    [("gaussian", "half", "F16"), ("gaussian", "int8", "I8"), ("mixture", "int8", "I8")],
+)
+def test_train_then_sample_then_restore(place, tmp_path, family, stored, kind):
     """Would catch weights that the other commands do not read, and a recipe not applied."""
     folder = folder_of_photos(tmp_path, 40)
     recipe = tmp_path / "recipe.yaml"
     more = "components: 2\n" if family == "mixture" else ""
-    recipe.write_text(f"size: 8\nrank: 3\nhalf: true\ncard: {{licence: CC0}}\n{more}")
+    recipe.write_text(f"size: 8\nrank: 3\n{stored}: true\ncard: {{licence: CC0}}\n{more}")
     out = tmp_path / "run" / "small.safetensors"
     words = ["train", family, "--config", recipe, "--data", folder, "--out", out]
     assert main([str(word) for word in words]) == 0
     assert load(out).image_shape == (3, 8, 8)
+    assert f'"dtype":"{kind}"'.encode() in out.read_bytes()
     picture = tmp_path / "grid.png"
     assert main(["sample", str(out), "--number", "3", "--out", str(picture)]) == 0
     assert read_image(picture).shape[0] == 3

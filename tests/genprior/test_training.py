@@ -20,7 +20,7 @@ from genprior.data import write_image
 from genprior.pretrained import load
 from genprior.priors import Diffusion, Gaussian
 from genprior.priors.diffusion.unet import UNet
-from genprior.priors.files import read_header, read_prior
+from genprior.priors.files import read_header
 from genprior.priors.training import Objective, TrainablePrior
 from genprior.training import TrainingOptions, checkpoints, train
 from genprior.training.augmentation import Augmentation
@@ -150,7 +150,7 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path):
         path.unlink()
     assert checkpoints.newest(checkpoint_folder)["step"] < 40
     assert cli.main(command(folder, killed)) == 0
-    trained = [read_prior(run / "prior.safetensors") for run in (whole, killed)]
+    trained = [Diffusion.load(run / "prior.safetensors") for run in (whole, killed)]
     assert same(*map(weights, trained))
     # The same noise, so the same pictures.
     pictures = [(run / "samples-000000040.png").read_bytes() for run in (whole, killed)]

@@ -6,7 +6,6 @@ from tools import close
 
 from genprior.operators import GaussianNoise, Identity, Problem
 from genprior.priors import Autoencoder
-from genprior.priors.files import read_prior
 from genprior.solvers import LatentMAP, available
 from genprior.training import TrainingOptions, train
 
@@ -40,7 +39,7 @@ def test_it_is_saved_and_read_as_it_was(tmp_path):
     """Catches a configuration that does not rebuild the network."""
     prior = Autoencoder((1, 8, 8), 2, network={"kind": "convolutional", "widths": [4]})
     prior.save(tmp_path / "ae.safetensors")
-    again = read_prior(tmp_path / "ae.safetensors")
+    again = Autoencoder.load(tmp_path / "ae.safetensors")
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     # Two layers each way; the longest sum has 4 * 4 * 4 terms.
     close(again.decode(again.encode(x)), prior.decode(prior.encode(x)), ulps=32)

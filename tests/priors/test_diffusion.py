@@ -17,7 +17,6 @@ from genprior.priors.diffusion.likelihood import log_prob_estimate
 from genprior.priors.diffusion.parametrisations import DDPM, EDM, FlowMatching
 from genprior.priors.diffusion.tiles import in_tiles
 from genprior.priors.diffusion.unet import UNet
-from genprior.priors.files import read_prior
 
 MEAN, STD = 0.3, 0.2
 
@@ -261,7 +260,7 @@ def test_save_and_load(tmp_path):
     """Would catch options of network or objective that a file forgets."""
     prior = tiny(FlowMatching(s_range=(0.01, 50.0)), attention=True)
     prior.save(tmp_path / "prior.safetensors")
-    again = read_prior(tmp_path / "prior.safetensors").eval()
+    again = Diffusion.load(tmp_path / "prior.safetensors").eval()
     assert again.config == prior.config
     expected = prior.denoise(noisy(), 0.3)
     assert torch.allclose(again.denoise(noisy(), 0.3), expected, rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ from tools import identical
 
 from genprior.operators.random import normal
 from genprior.priors import Diffusion, Gaussian, from_deepinv, to_deepinv
-from genprior.priors.files import read_prior
+from genprior.priors.files import write_weights
 
 
 def gaussian(size=4, channels=1):
@@ -147,10 +147,23 @@ def test_diffusers_prior_is_saved_with_its_weights(pipeline, tmp_path):
     """Would catch a file that needs diffusers' folder again, or forgets the schedule."""
     prior = Diffusion.from_diffusers(str(pipeline / "v_prediction-scaled_linear"))
     prior.save(tmp_path / "prior.safetensors")
-    again = read_prior(tmp_path / "prior.safetensors").eval()
+    again = Diffusion.load(tmp_path / "prior.safetensors").eval()
     assert again.config == prior.config
     x = images(2, 1, 8)
     assert torch.allclose(again.denoise(x, 0.4), prior.denoise(x, 0.4), atol=1e-6)
+
+
+def test_weights_that_name_a_network_elsewhere(pipeline, tmp_path):
+    """Would catch a weights file that makes the reader open a folder or ask a hub."""
+    source = pipeline / "epsilon-linear"
+    prior = Diffusion.from_diffusers(source)
+    for options in (str(source / "unet"), "someone/something", None, []):
+        network = {**prior.config["network"], "options": options}
+        path = tmp_path / "prior.safetensors"
+        header = {"family": "Diffusion", "config": {**prior.config, "network": network}}
+        write_weights(path, {**header, "card": {}}, prior.state_dict())
+        with pytest.raises(ValueError, match="must be a table"):
+            Diffusion.load(path)
 
 
 def test_conditional_diffusers_models_are_refused(tmp_path):

@@ -227,6 +227,18 @@ def test_fit_refuses(components, rank, message):
         GaussianMixture.fit(randn(10, 1, 3, 4), components, rank=rank)
 
 
+def test_directions_at_the_floor_are_left_out():
+    """Would catch factors of nothing but zeros, kept and stored for every one asked for."""
+    x = 0.5 + 0.3 * randn(60, 3) @ randn(3, 12, seed=1) + 0.01 * randn(60, 12, seed=2)
+    fitted = GaussianMixture.fit(
+        x.reshape(60, 1, 3, 4), 2, rank=9, floor=0.1, generator=seeded(), iterations=5
+    )
+    for component in fitted.components:
+        energies = component.factors.flatten(1).square().sum(1)
+        assert 0 < len(energies) < 9
+        assert float(energies.min()) > 0
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
