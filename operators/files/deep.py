@@ -82,9 +82,6 @@ def read_png16(data: bytes) -> Deep:
     The decoder kills the process on a stream of another length than the header says, so it is
     given only what has been unpacked and measured here.
     """
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
-
     chunks = _png_chunks(data)
     width, height, depth, kind, packing, filters, interlaced = struct.unpack(
         ">IIBBBBB", chunks[b"IHDR"]
@@ -113,6 +110,9 @@ def read_png16(data: bytes) -> Deep:
             png_chunk(b"IEND", b""),
         )
     )
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
     encoded = torch.frombuffer(bytearray(safe), dtype=torch.uint8)
     decoded = decode_png(encoded, ImageReadMode.UNCHANGED)
     values = decoded.numpy().astype(np.uint16)

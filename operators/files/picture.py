@@ -7,6 +7,7 @@ import math
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -171,10 +172,8 @@ def _from_image(data: bytes, managed: bool) -> Picture:
 def _known_formats() -> tuple[str, ...]:
     Image.init()
     if "HEIF" not in Image.OPEN:
-        try:
+        with suppress(ImportError):
             import_module("pillow_heif").register_heif_opener()  # of the extra [formats]
-        except ImportError:
-            pass
     return tuple(form for form in FORMATS if form in Image.OPEN)
 
 
@@ -347,7 +346,7 @@ def _depth_declared(data: bytes) -> int:
 
 def _largest(image: Image.Image) -> int:
     """The largest value of a PNM, which Pillow keeps for its decoder only."""
-    arguments = getattr(image, "tile", ())[0][3]
+    arguments: Any = vars(image)["tile"][0][3]
     if image.mode == "I" or arguments[0] == "I;16B":
         return 65535
     return arguments[1] if isinstance(arguments[1], int) else 255

@@ -1,0 +1,385 @@
+"""Odd files: each is kept value for value, or what is changed is said, or it is refused."""
+
+import gzip
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms
+
+from genprior.data import images, read_image, read_photo, write_image
+from genprior.operators import kernels, masks
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+GREY = COLOUR[..., 0].copy()
+DEEP = RNG.integers(0, 65536, (12, 10, 3), dtype=np.uint16)
+DEEP[0, 0], DEEP[0, 1] = 0, 65535
+
+
+class Odd(NamedTuple):
+    """A file and its verdict.
+
+    Attributes:
+        name: With its suffix.
+        content: Its bytes.
+        values: What comes, (H, W) or (H, W, C) in [0, 1]; None where it is refused.
+        says: What the warning or the refusal says; None where nothing is to be said.
+        within: How far the values may be off.
+    """
+
+    name: str
+    content: bytes
+    values: np.ndarray | None = None
+    says: str | None = None
+    within: float = 1e-6
+
+
+def pillow(image, form, **options):
+    file = io.BytesIO()
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def tiff(array, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def npy(array, save=np.save):
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+def chunk(kind, content):
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(width, height, depth, kind, rows, *between, interlaced=0):
+    """A PNG whose pixel stream is whatever is given."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
+    parts = [(b"IHDR", header), *between, (b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def png16(array, *between):
+    height, width = array.shape[:2]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[array.reshape(height, width, -1).shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    return png(width, height, 16, kind, zlib.compress(rows), *between)
+
+
+def interlaced16(array):
+    """As Adam7 asks: seven passes over every eighth, fourth and second pixel."""
+    steps = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
+    steps += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = b""
+    for top, left, down, across in steps:
+        part = array[top::down, left::across]
+        rows += b"".join(b"\0" + row.astype(">u2").tobytes() for row in part)
+    return png(10, 12, 16, 2, zlib.compress(rows), interlaced=1)
+
+
+def laid(values, alpha):
+    return values * alpha[..., None] + 1 - alpha[..., None]
+
+
+ALPHA = np.full((12, 10), 51, np.uint8)
+SEEN = np.where((DEEP == DEEP[3, 3]).all(-1, keepdims=True), 1.0, DEEP / 65535)
+TWELVE = (DEEP >> 4).astype(np.uint16)
+PALETTE = Image.fromarray(COLOUR).quantize(16)
+COLOURS = np.asarray(PALETTE.convert("RGB"))
+CMYK = Image.fromarray(COLOUR).convert("CMYK")
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+BIG_TIFF = tiff(DEEP, photometric="rgb", byteorder=">", bigtiff=True)
+WAVE = (127 + 100 * np.sin(np.arange(64) / 5)[:, None] * np.ones(64)).astype(np.uint8)
+LAB = ImageCms.profileToProfile(
+    Image.fromarray(COLOUR),
+    ImageCms.createProfile("sRGB"),
+    ImageCms.createProfile("LAB"),
+    outputMode="LAB",
+)
+
+
+def with_profile(form="PNG", deep=False):
+    """An image in a profile that is not sRGB."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for kind, value in ((b"rXYZ", 0.6), (b"desc", None)):
+        place = profile.index(kind, 128)
+        (start,) = struct.unpack_from(">I", profile, place + 4)
+        if value is None:
+            text = profile[start:].find("sRGB".encode("utf-16-be"))
+            profile[start + text : start + text + 8] = "Wide".encode("utf-16-be")
+        else:
+            struct.pack_into(">i", profile, start + 8, int(value * 65536))
+    if deep:
+        return png16(DEEP, (b"iCCP", b"wide\0\0" + zlib.compress(bytes(profile))))
+    return pillow(COLOUR, form, icc_profile=bytes(profile))
+
+
+LARGE = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
+LINEAR = (b"gAMA", struct.pack(">I", 100000))
+BOMB = png(13300, 9500 + 3800, 1, 3, zlib.compress(bytes(1 + 13300 // 8) * 13300, 9))
+
+ODD = [
+    # Eight bits: every mode, exactly
+    Odd("bit.png", pillow(Image.fromarray(GREY).convert("1"), "PNG"), (GREY > 300) * 1.0, None, 1),
+    Odd("grey.png", pillow(GREY, "PNG"), GREY / 255),
+    Odd("colour.apng", pillow(COLOUR, "PNG"), COLOUR / 255),
+    Odd("palette.png", pillow(PALETTE, "PNG"), COLOURS / 255),
+    Odd("palette.gif", pillow(PALETTE, "GIF"), COLOURS / 255),
+    Odd("lossless.webp", pillow(COLOUR, "WEBP", lossless=True), COLOUR / 255),
+    Odd("colour.bmp", pillow(COLOUR, "BMP"), COLOUR / 255),
+    Odd("colour.ppm", pillow(COLOUR, "PPM"), COLOUR / 255),
+    Odd("exact.jp2", pillow(COLOUR, "JPEG2000", irreversible=False), COLOUR / 255),
+    Odd("lzw.tif", pillow(COLOUR, "TIFF", compression="tiff_lzw"), COLOUR / 255),
+    Odd("white0.tif", tiff(GREY, photometric="miniswhite"), 1 - GREY / 255),
+    Odd("good.jfif", pillow(WAVE, "JPEG", quality=98), WAVE / 255, None, 0.02),
+    Odd("good.avif", pillow(LARGE, "AVIF", quality=98), LARGE / 255, None, 0.5),
+    Odd("turned.jpg", pillow(WAVE, "JPEG", exif=EXIF), np.rot90(WAVE, -1) / 255, None, 0.05),
+    Odd("srgb.png", pillow(COLOUR, "PNG", icc_profile=ImageCms.ImageCmsProfile(
+        ImageCms.createProfile("sRGB")).tobytes()), COLOUR / 255),
+    Odd("opaque.png", pillow(np.dstack([COLOUR, ALPHA | 255]), "PNG"), COLOUR / 255),
+    # ... or with a word
+    Odd("alpha.png", pillow(np.dstack([COLOUR, ALPHA]), "PNG"), laid(COLOUR / 255, ALPHA / 255),
+        "laid on white", 1 / 255),
+    Odd("grey-alpha.png", pillow(np.dstack([GREY, ALPHA]), "PNG"),
+        laid(GREY[..., None] / 255, ALPHA / 255)[..., 0], "laid on white", 1 / 255),
+    Odd("key.png", pillow(GREY, "PNG", transparency=int(GREY[3, 3])),
+        np.where(GREY == GREY[3, 3], 1, GREY / 255), "laid on white"),
+    Odd("cmyk.jpg", pillow(CMYK, "JPEG", quality=100), np.asarray(CMYK.convert("RGB")) / 255,
+        "CMYK without a profile", 0.4),
+    Odd("lab.tif", pillow(LAB, "TIFF"), COLOUR / 255, "from Lab.* to sRGB", 0.35),
+    Odd("wide.png", with_profile(), None, "converted from Wide.* to sRGB"),
+    Odd("wide16.png", with_profile(deep=True), DEEP / 65535, r"profile \(Wide.* not applied to 16"),
+    Odd("broken.png", pillow(COLOUR, "PNG", icc_profile=b"no profile at all"), COLOUR / 255,
+        "does not fit and is ignored"),
+    Odd("linear.png", png(1, 1, 8, 0, zlib.compress(b"\0\x80"), LINEAR), np.full((1, 1), 128 / 255),
+        "gamma of 1"),
+    Odd("pages.tif", pillow(COLOUR, "TIFF", save_all=True,
+                            append_images=[Image.fromarray(COLOUR[::-1])]),
+        COLOUR / 255, "several pages"),
+    Odd("moving.gif", pillow(PALETTE, "GIF", save_all=True,
+                             append_images=[PALETTE.transpose(Image.Transpose.ROTATE_180)]),
+        COLOURS / 255, "several pages or frames"),
+    Odd("moving.png", pillow(COLOUR, "PNG", save_all=True,
+                             append_images=[Image.fromarray(COLOUR[::-1].copy())]),
+        COLOUR / 255, "several pages or frames"),
+    Odd("moving.webp", pillow(COLOUR, "WEBP", save_all=True, lossless=True,
+                              append_images=[Image.fromarray(COLOUR[::-1].copy())]),
+        COLOUR / 255, "several pages or frames"),
+    Odd("two.mpo", pillow(WAVE, "MPO", save_all=True, append_images=[Image.fromarray(WAVE)]),
+        WAVE / 255, "several pages or frames", 0.05),
+    # More than eight
+    Odd("grey16.png", png16(DEEP[..., 0]), DEEP[..., 0] / 65535),
+    Odd("colour16.png", png16(DEEP), DEEP / 65535),
+    Odd("interlaced16.png", interlaced16(DEEP), DEEP / 65535),
+    Odd("turned16.png", png16(DEEP, (b"eXIf", EXIF.tobytes()[6:])), np.rot90(DEEP, -1) / 65535),
+    Odd("alpha16.png", png16(np.dstack([DEEP, DEEP[..., 1]])),
+        laid(DEEP / 65535, DEEP[..., 1] / 65535), "laid on white", 1e-5),
+    Odd("key16.png", png16(DEEP, (b"tRNS", DEEP[3, 3].astype(">u2").tobytes())), SEEN,
+        "laid on white"),
+    Odd("key16-grey.png", png16(DEEP[..., 0], (b"tRNS", DEEP[3, 3, :1].astype(">u2").tobytes())),
+        np.where(DEEP[..., 0] == DEEP[3, 3, 0], 1, DEEP[..., 0] / 65535), "laid on white"),
+    Odd("grey16.tif", tiff(DEEP[..., 0]), DEEP[..., 0] / 65535),
+    Odd("grey16-lzw.tif", pillow(DEEP[..., 0].copy(), "TIFF", compression="tiff_lzw"),
+        DEEP[..., 0] / 65535),
+    Odd("white0-16.tif", tiff(DEEP[..., 0], photometric="miniswhite"), 1 - DEEP[..., 0] / 65535),
+    Odd("colour16.tif", tiff(DEEP, photometric="rgb"), DEEP / 65535),
+    Odd("packed16.tif", tiff(DEEP, photometric="rgb", compression="zlib", predictor=2),
+        DEEP / 65535),
+    Odd("planes16.tif", tiff(DEEP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+        DEEP / 65535),
+    Odd("big-endian.tif", BIG_TIFF, DEEP / 65535),
+    Odd("turned16.tif", tiff(DEEP, photometric="rgb", extratags=[(274, 3, 1, 6, True)]),
+        np.rot90(DEEP, -1) / 65535),
+    Odd("alpha16.tif", tiff(np.dstack([DEEP, DEEP[..., 1]]), photometric="rgb",
+                            extrasamples=["unassalpha"]),
+        laid(DEEP / 65535, DEEP[..., 1] / 65535), "laid on white", 1e-5),
+    Odd("bands.tif", tiff(np.dstack([COLOUR, COLOUR[..., :2]]), photometric="minisblack",
+                          planarconfig="contig"), np.dstack([COLOUR, COLOUR[..., :2]]) / 255),
+    Odd("stack16.tif", tiff(DEEP.transpose(2, 0, 1), photometric="minisblack"), DEEP[..., 0] / 65535,
+        "several pages"),
+    Odd("colour16.ppm", b"P6 # by hand\n10 12\n65535\n" + DEEP.astype(">u2").tobytes(),
+        DEEP / 65535),
+    Odd("colour12.ppm", b"P6 10 12 4095 " + TWELVE.astype(">u2").tobytes(), TWELVE / 4095, None,
+        1e-5),
+    Odd("grey16.pgm", b"P5 10 12 65535 " + DEEP[..., 0].astype(">u2").tobytes(),
+        DEEP[..., 0] / 65535),
+    Odd("grey16.jp2", pillow(DEEP[..., 0].copy(), "JPEG2000", irreversible=False),
+        DEEP[..., 0] / 65535),
+    Odd("float.tif", tiff(GREY.astype(np.float32) / 255), GREY / 255),
+    Odd("half.tif", tiff((GREY / 256).astype(np.float16)), GREY / 256),
+    Odd("double.npy", npy(COLOUR / 256), COLOUR / 256),
+    Odd("dark.tif", tiff(TWELVE, photometric="rgb"), TWELVE / 65535, "nearly black: 4095 of 65535"),
+    # What means nothing without a word of the user
+    Odd("negative.tif", tiff(GREY.astype(np.int16) - 9), None, r"int16 from -8 .*value_range"),
+    Odd("wide.tif", tiff(DEEP[..., 0].astype(np.uint32) * 60000), None, "from 0 to 3.9.*value_range"),
+    Odd("bright.tif", tiff(GREY.astype(np.float32)), None, "from .* to 2.*value_range"),
+    Odd("whole.npy", npy(GREY.astype(np.int64)), None, "int64.*value_range"),
+    Odd("nan.npy", npy(np.full((4, 4), np.nan)), None, "nan"),
+    Odd("complex.npy", npy(GREY * 1j), None, "must be numbers"),
+    Odd("words.npy", npy(np.array([["a", "b"]])), None, "must be numbers"),
+    Odd("empty.npy", npy(np.zeros((0, 3))), None, "was expected"),
+    Odd("cmyk16.tif", tiff(np.dstack([DEEP, DEEP[..., 0]]), photometric="separated"), None,
+        "SEPARATED.*8 bits only"),
+    Odd("plain16.ppm", b"P3 1 1 65535 1 2 3", None, "binary PGM and PPM only"),
+    # Damaged
+    Odd("empty.png", b"", None, "0 bytes"),
+    Odd("text.png", b"no picture " * 99, None, "holds text"),
+    Odd("cut.png", pillow(COLOUR, "PNG")[:-60], None, "truncated|broken|cut short"),
+    Odd("cut.jpg", pillow(LARGE, "JPEG")[:-600], None,
+        "truncated"),
+    Odd("cut.webp", pillow(LARGE, "WEBP")[:-300], None, ""),
+    Odd("cut.gif", pillow(PALETTE, "GIF")[:-40], None, "truncated"),
+    Odd("cut.bmp", pillow(COLOUR, "BMP")[:-40], None, "truncated"),
+    Odd("cut.jp2", pillow(COLOUR, "JPEG2000", irreversible=False)[:-100], None, ""),
+    Odd("cut16.ppm", b"P6 10 12 65535 " + DEEP.tobytes()[:-9], None, "cut short"),
+    Odd("cut16.tif", tiff(DEEP, photometric="rgb")[:-40], None, "cut short"),
+    Odd("cut16.png", png16(DEEP)[:-40], None, "cut short"),
+    Odd("cut.npy", npy(COLOUR)[:-40], None, "declares 360 bytes"),
+    # Larger than is read
+    Odd("bomb.png", BOMB, None, "13300x13300.*million pixels"),
+    Odd("long.png", png(2**31 - 1, 1, 16, 2, b""), None, "million pixels"),
+    Odd("huge.tif", tiff(np.zeros((1, 1), np.uint16)).replace(
+        struct.pack("<HHII", 256, 4, 1, 1), struct.pack("<HHII", 256, 4, 1, 2**30)), None,
+        "million pixels|cut short|damaged|truncated"),
+    Odd("huge.npy", npy(np.zeros((1, 1))).replace(b"(1, 1)", b"(9**9,1)"), None, "cannot be read"),
+    Odd("tall.npy", npy(COLOUR).replace(b"(12, 10, 3)", b"(12, 10,999999)"), None, "declares|read"),
+]  # fmt: skip
+
+
+def shaped(values):
+    values = np.asarray(values, dtype=np.float64)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
+def test_each_is_kept_or_said_or_refused(tmp_path, odd):
+    """Would catch bits cut, keys of transparency, pages, profiles or planes dropped in silence."""
+    path = tmp_path / odd.name
+    path.write_bytes(odd.content)
+    if odd.values is None and "converted" not in (odd.says or ""):
+        with pytest.raises(ValueError, match=rf"{odd.name}.*(?:{odd.says})") as refusal:
+            read_image(path)
+        assert "\n" not in str(refusal.value)
+        return
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        x = read_image(path)
+    assert x.dtype == torch.float32
+    if odd.values is not None:
+        np.testing.assert_allclose(x.numpy(), shaped(odd.values), atol=odd.within, rtol=0)
+    texts = [str(warning.message) for warning in said]
+    assert len(texts) == (odd.says is not None), texts
+    for text in texts:
+        assert re.search(rf"{odd.name}: .*(?:{odd.says})[^\n]*$", text), text
+
+
+DANGEROUS = """
+import json, resource, sys, warnings
+from pathlib import Path
+from genprior.data import images, read_image
+from genprior.data.files import image_size
+from genprior.operators import kernels, masks
+
+warnings.simplefilter("ignore")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = {}
+for path in sys.argv[1:]:
+    for door in (read_image, images, image_size, masks.from_file, kernels.from_file):
+        try:
+            door(path, **({"size": 8} if door is images else {}))
+            said = "read"
+        except (ValueError, FileNotFoundError) as error:
+            said = str(error)
+        found.setdefault(path, {})[door.__module__ + "." + door.__name__] = said
+found["MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+print(json.dumps(found))
+"""
+
+
+def retagged(array, strip):
+    """A TIFF that says of a strip that it holds this array's pixels, deflated."""
+    data = bytearray(tiff(array, photometric="rgb"))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    values = {259: 8, 273: len(data), 279: len(strip)}
+    for i in range(count):
+        place = start + 2 + 12 * i
+        tag, kind = struct.unpack_from("<HH", data, place)
+        if tag in values:
+            struct.pack_into({3: "<H", 4: "<I"}[kind], data, place + 8, values[tag])
+    return bytes(data) + strip
+
+
+def dangerous(folder):
+    """Files that end a process, fill its memory, or never end; each with what is said of it."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
+    flipped = bytearray(zlib.compress(rows, 0))
+    flipped[400] ^= 1
+    wrong = b"".join(b"\7" + row.astype(">u2").tobytes() for row in DEEP)
+    content = {
+        "short.png": png(10, 12, 16, 2, zlib.compress(rows[:-100])),
+        "long.png": png(10, 12, 16, 2, zlib.compress(rows + bytes(100))),
+        "flip.png": png(10, 12, 16, 2, bytes(flipped)),
+        "filter.png": png(10, 12, 16, 2, zlib.compress(wrong)),
+        "open.png": png(10, 12, 16, 2, zlib.compress(rows)[:-4]),
+        "palette.png": BOMB,
+        "bomb16.png": png(10, 12, 16, 2, zlib.compress(bytes(10**8), 9)),
+        "bomb16.tif": retagged(DEEP, zlib.compress(bytes(10**8), 9)),
+    }
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "loop.png").symlink_to("loop.png")
+    return {
+        **dict.fromkeys(("short.png", "long.png", "flip.png", "filter.png"), "read as an image"),
+        "open.png": "its pixels are damaged",
+        "palette.png": "million pixels",
+        **dict.fromkeys(("bomb16.png", "bomb16.tif"), "more than its header"),
+        "pipe.png": "is a pipe or a device",
+        "folder.png": "is a folder|holds no images",
+        "zero.png": "is a pipe or a device",
+        "loop.png": "cannot be read",
+    }
+
+
+def test_no_file_kills_the_process(tmp_path):
+    """Would catch a decoder that ends the process on a damaged 16-bit PNG (signal 11), a pipe that
+    is waited for, a device without end, and 22 KB that become gigabytes."""
+    wanted = dangerous(tmp_path)
+    command = [sys.executable, "-c", DANGEROUS, *(str(tmp_path / name) for name in wanted)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found.pop("MB") < 300
+    for path, doors in found.items():
+        for door, said in doors.items():
+            name = Path(path).name
+            by_header = door.endswith("image_size") and name not in ("pipe.png", "palette.png")
+            assert by_header or re.search(wanted[name], said), (door, name, said)
+            if not door.startswith("genprior.data.datasets"):
+                assert by_header or name in said
