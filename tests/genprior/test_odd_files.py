@@ -104,7 +104,7 @@ def laid(values, alpha):
 
 
 ALPHA = np.full((12, 10), 51, np.uint8)
-SEEN = np.where((DEEP == DEEP[3, 3]).all(-1, keepdims=True), 1.0, DEEP / 65535)
+SEEN = np.where((DEEP[3, 3] == DEEP).all(-1, keepdims=True), 1.0, DEEP / 65535)
 TWELVE = (DEEP >> 4).astype(np.uint16)
 PALETTE = Image.fromarray(COLOUR).quantize(16)
 COLOURS = np.asarray(PALETTE.convert("RGB"))
@@ -166,7 +166,7 @@ ODD = [
     Odd("grey-alpha.png", pillow(np.dstack([GREY, ALPHA]), "PNG"),
         laid(GREY[..., None] / 255, ALPHA / 255)[..., 0], "laid on white", 1 / 255),
     Odd("key.png", pillow(GREY, "PNG", transparency=int(GREY[3, 3])),
-        np.where(GREY == GREY[3, 3], 1, GREY / 255), "laid on white"),
+        np.where(GREY[3, 3] == GREY, 1, GREY / 255), "laid on white"),
     Odd("cmyk.jpg", pillow(CMYK, "JPEG", quality=100), np.asarray(CMYK.convert("RGB")) / 255,
         "CMYK without a profile", 0.4),
     Odd("lab.tif", pillow(LAB, "TIFF"), COLOUR / 255, "from Lab.* to sRGB", 0.35),
@@ -383,3 +383,274 @@ def test_no_file_kills_the_process(tmp_path):
             assert by_header or re.search(wanted[name], said), (door, name, said)
             if not door.startswith("genprior.data.datasets"):
                 assert by_header or name in said
+
+
+# Ranges, and what is written
+
+
+def test_value_range(tmp_path):
+    """Would catch 12 bits in 16 left black, and values outside a range clipped in silence."""
+    (tmp_path / "a.tif").write_bytes(tiff(TWELVE, photometric="rgb"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = read_image(tmp_path / "a.tif", value_range=(0, 4095))
+        whole = read_image(tmp_path / "a.tif", value_range="auto")
+    np.testing.assert_allclose(x.numpy(), shaped(TWELVE / 4095), atol=1e-6)
+    assert (whole.min(), whole.max()) == (0, 1)
+    with pytest.warns(UserWarning, match=r"a\.tif: [\d.]+% of its values lie outside"):
+        assert read_image(tmp_path / "a.tif", value_range=(0, 2000)).max() == 1
+    with pytest.raises(ValueError, match="must rise"):
+        read_image(tmp_path / "a.tif", value_range=(5, 5))
+    signed = GREY.astype(np.int16) - 9
+    np.save(tmp_path / "b.npy", np.stack([signed, signed]))
+    data = images(tmp_path / "b.npy", value_range=(-9, 246))
+    np.testing.assert_allclose(data[1].numpy(), shaped(GREY / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_tiff_and_npy_keep_depth_channels_and_dpi(tmp_path, bits, channels):
+    """Would catch 16-bit TIFF cut to 8, a fifth channel dropped, dpi lost."""
+    x = torch.rand((channels, 9, 7), generator=torch.Generator().manual_seed(0))
+    write_image(tmp_path / "a.tif", x, bits=bits, dpi=(300, 150))
+    photo = read_photo(tmp_path / "a.tif")
+    assert (photo.pixels - x).abs().max() <= 0.51 / (2**bits - 1)
+    assert (photo.depth, photo.form, photo.grey) == (bits, "TIFF", channels == 1)
+    if channels < 5:
+        assert photo.dpi == pytest.approx((300, 150), rel=1e-3)
+    write_image(tmp_path / "a.npy", 3 * x - 1)
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "a.npy")), 3 * x - 1)
+    if channels == 5:
+        with pytest.raises(ValueError, match=r"5 channels go into \.tif or \.npy"):
+            write_image(tmp_path / "a.png", x)
+
+
+def test_what_a_file_says_comes_back(tmp_path):
+    """Would catch a profile lost on the way through 16 bits: colours would come out wrong."""
+    (tmp_path / "a.png").write_bytes(with_profile(deep=True))
+    with pytest.warns(UserWarning, match="not applied"):
+        photo = read_photo(tmp_path / "a.png")
+    assert photo.profile is not None
+    for name in ("b.png", "b.tif"):
+        path = tmp_path / name
+        write_image(path, photo.pixels, bits=16, dpi=(72, 96), profile=photo.profile)
+        with pytest.warns(UserWarning, match="not applied"):
+            again = read_photo(path)
+        assert torch.equal(again.pixels, photo.pixels)
+        assert again.profile == photo.profile
+        assert again.dpi == pytest.approx((72, 96), rel=1e-2)
+    (tmp_path / "c.jpg").write_bytes(pillow(WAVE, "JPEG", quality=50, dpi=(300, 300)))
+    photo = read_photo(tmp_path / "c.jpg", channels=3)
+    assert (photo.form, photo.depth, photo.grey, photo.dpi) == ("JPEG", 8, True, (300, 300))
+    assert photo.steps is not None
+    assert photo.steps[0, 0] == 16  # of the standard's table
+
+
+def test_lossless_formats_are_written_without_loss(tmp_path):
+    """Would catch WebP's and JPEG's losses taken by default, and palettes of 256 colours."""
+    x = torch.rand((3, 16, 16), generator=torch.Generator().manual_seed(0))
+    for suffix in ("png", "tif", "webp", "bmp", "ppm"):
+        write_image(tmp_path / f"a.{suffix}", x)
+        assert (read_image(tmp_path / f"a.{suffix}") - x).abs().max() <= 0.51 / 255
+    with pytest.raises(ValueError, match="try .png"):
+        write_image(tmp_path / "a.gif", x)
+
+
+def test_nothing_but_files_is_replaced(tmp_path):
+    """Would catch a pipe or a link replaced by a result."""
+    x = torch.zeros(1, 4, 4)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OSError, match="no regular file"):
+        write_image(tmp_path / "pipe.png", x, force=True)
+    write_image(tmp_path / "a.png", x)
+    (tmp_path / "link.png").symlink_to("a.png")
+    write_image(tmp_path / "link.png", x + 1, force=True)
+    assert (tmp_path / "link.png").is_symlink()
+    assert read_image(tmp_path / "a.png").min() == 1
+
+
+# Data sets
+
+
+def test_a_mixed_folder_skips_nothing_in_silence(tmp_path):
+    """Would catch .avif, .jfif and .heic passed over, links and pipes too; and --skip-bad that
+    stops at a file that may not be read."""
+    good = {o.name: o.content for o in ODD if o.name in ("exact.jp2", "good.avif", "colour.ppm")}
+    (tmp_path / "below").mkdir()
+    for name, content in {**good, "below/a.png": pillow(COLOUR, "PNG")}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "._a.png").write_bytes(b"what macOS keeps beside a file")
+    assert len(images(tmp_path, size=8)) == 4
+    (tmp_path / "raw.nef").write_bytes(b"II*\0")
+    with pytest.raises(ValueError, match=r"1 files .* not read.*raw\.nef.*--skip-bad"):
+        images(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "below" / "up").symlink_to("..")
+    for size in (8, None):
+        with pytest.warns(UserWarning, match="4 images left out") as said:
+            data = images(tmp_path, size=size, skip_bad=True)
+        assert len(data) == 4
+        listed = str(said[0].message)
+        assert all(name in listed for name in ("raw.nef", "pipe.png", "gone.png", "loop.png"))
+
+
+def test_an_unreadable_file_is_left_out(tmp_path, monkeypatch):
+    """Would catch --skip-bad that stops at a file whose permissions forbid it."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(pillow(COLOUR, "PNG"))
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: not str(p).endswith("a.png") and allowed(p, m))
+    with pytest.raises(ValueError, match=r"a\.png may not be read"):
+        images(tmp_path, size=8)
+    with pytest.warns(UserWarning, match=r"a\.png may not be read"):
+        assert len(images(tmp_path, size=8, skip_bad=True)) == 1
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_a_data_set_says_each_kind_once(tmp_path, size):
+    """Would catch a thousand warnings for a thousand files, or none."""
+    pages = next(o.content for o in ODD if o.name == "pages.tif")
+    for i in range(5):
+        (tmp_path / f"{i}.tif").write_bytes(pages)
+    with pytest.warns(UserWarning, match=r"0\.tif: .*several pages") as said:
+        data = images(tmp_path, size=size)
+        for _ in range(2):
+            list(data)
+    assert len(said) == 1
+    assert ("4 more" in str(said[0].message)) == (size is not None)
+
+
+def tar_of(path, number=5):
+    with tarfile.open(path, "w") as tar:
+        for i in range(number):
+            info = tarfile.TarInfo(f"{i}.png")
+            content = pillow(COLOUR, "PNG")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return bytearray(path.read_bytes())
+
+
+def test_damaged_tars_are_refused(tmp_path):
+    """Would catch a tar read short in silence: cut anywhere, or with one damaged header."""
+    path = tmp_path / "a.tar"
+    whole = tar_of(path)
+    assert len(images(path)) == 5
+    with tarfile.open(path) as tar:
+        starts = [member.offset for member in tar]
+    for cut in (starts[3], starts[3] + 100, starts[3] + 512, starts[3] + 700, starts[4] + 1100):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"a\.tar.*cut short|a\.tar cannot be read"):
+            images(path)
+    for place in (starts[0] + 5, starts[2] + 5, starts[2] + 150, starts[4] + 130):
+        damaged = whole.copy()
+        damaged[place] ^= 85
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.tar.*damaged|a\.tar cannot be read"):
+            images(path)
+    path.write_bytes(whole + whole)
+    with pytest.raises(ValueError, match="goes on after its end"):
+        images(path)
+
+
+def test_links_in_a_tar(tmp_path):
+    """Would catch a linked image left out, or one whose target is not there passed over."""
+    path = tmp_path / "a.tar"
+    tar_of(path, 1)
+    with tarfile.open(path, "a") as tar:
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "0.png"),
+            ("sub/soft.png", tarfile.SYMTYPE, "../hard.png"),
+            ("none.png", tarfile.SYMTYPE, "/etc/none.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    with pytest.warns(UserWarning, match=r"none\.png"):
+        data = images(path, size=(12, 10), skip_bad=True)
+    assert len(data) == 3
+    for x in data:
+        np.testing.assert_allclose(x.numpy(), shaped(COLOUR / 255), atol=1e-6)
+
+
+def zip_of(path, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def test_arrays_are_measured_before_they_are_read(tmp_path, monkeypatch):
+    """Would catch npz, npy and gz bombs, headers that declare more than there is or end too
+    early; and an npz with a text file in it, which ended in a traceback."""
+    stack = np.stack([COLOUR] * 3)
+    zip_of(tmp_path / "text.npz", {"readme.txt": "words", "images.npy": npy(stack)})
+    assert len(images(tmp_path / "text.npz")) == 3
+    lying = npy(stack).replace(b"(3, 12, 10, 3)", b"(9**9,12,10,3)")
+    more = npy(stack).replace(b"(3, 12, 10, 3)", b"(7, 12, 10, 3)")
+    zip_of(tmp_path / "more.npz", {"images.npy": more})
+    zip_of(tmp_path / "lying.npz", {"images.npy": lying})
+    (tmp_path / "more.npy").write_bytes(more)
+    header = b"\0\0\x08\x03" + struct.pack(">3I", 3, 12, 10)
+    pixels = stack[..., 0].tobytes()
+    for name, content in {
+        "cut.idx": header[:9],
+        "cut.idx.gz": gzip.compress(header[:9]),
+        "few.idx": header + pixels[:-1],
+        "few.idx.gz": gzip.compress(header + pixels[:-1]),
+        "many.idx.gz": gzip.compress(header + pixels + bytes(10**6)),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read: .*(cut short|came for)"):
+            images(tmp_path / name)
+    for name in ("more.npz", "lying.npz", "more.npy"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+            images(tmp_path / name)
+    (tmp_path / "good.idx").write_bytes(header + pixels)
+    (tmp_path / "good.idx.gz").write_bytes(gzip.compress(header + pixels))
+    (tmp_path / "good.npz").write_bytes((tmp_path / "text.npz").read_bytes())
+    np.save(tmp_path / "wide.npy", stack / 255)
+    monkeypatch.setattr("genprior.data.readers.ARRAY", 300)
+    assert len(images(tmp_path / "good.idx")) == 3  # memory-mapped
+    for name in ("good.idx.gz", "good.npz"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read.* GB"):
+            images(tmp_path / name)
+    with pytest.raises(ValueError, match=r"float64.*GB as float32"):
+        images(tmp_path / "wide.npy")
+
+
+def test_hdf5(tmp_path):
+    """Would catch the wrong array chosen, or one that is too large opened."""
+    h5py = pytest.importorskip("h5py")
+    stack = np.stack([COLOUR] * 3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["group/test_images"] = stack
+        file["group/train_images"] = stack[:2]
+        file["labels"] = np.arange(3)
+    assert len(images(tmp_path / "a.h5")) == 2
+    assert len(images(tmp_path / "a.h5", split="test")) == 3
+    (tmp_path / "b.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ValueError, match=r"b\.h5 cannot be read"):
+        images(tmp_path / "b.h5")
+
+
+# Masks and kernels
+
+
+def test_masks_and_kernels_keep_their_numbers(tmp_path):
+    """Would catch a kernel's floats refused or cut, an empty one in a traceback, colours of a
+    mask converted by its profile."""
+    weights = np.array([[0.0, 2.5], [7.25, 0.25]], np.float32)
+    for name, content in {"k.tif": tiff(weights), "k.npy": npy(weights)}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.warns(UserWarning, match="sums to 10"):
+            kernel = kernels.from_file(tmp_path / name)
+        np.testing.assert_allclose(kernel.numpy(), weights / 10, atol=1e-12)
+    for array in (np.zeros((0, 0)), np.ones((2, 3, 3)), np.ones((2, 2)) * 1j):
+        np.save(tmp_path / "bad.npy", array)
+        with pytest.raises(ValueError, match=r"bad\.npy"):
+            kernels.from_file(tmp_path / "bad.npy")
+    painted = Image.fromarray(np.where(GREY > 99, 255, 0).astype(np.uint8)).convert("RGB")
+    profile = Image.open(io.BytesIO(with_profile())).info["icc_profile"]
+    painted.save(tmp_path / "mask.png", icc_profile=profile)
+    assert masks.from_file(tmp_path / "mask.png")[0].tolist() == (GREY > 99).tolist()
