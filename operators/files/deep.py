@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import math
 import re
 import struct
@@ -151,6 +152,8 @@ def full_range(values: np.ndarray, top: int) -> np.ndarray:
         return values.astype(np.uint16)
     return np.rint(values * (65535 / top)).astype(np.uint16)
 
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says is said once
 
 _READ = {"MINISWHITE", "MINISBLACK", "RGB"}
 _PLAIN, _DEFLATE, _PACKBITS = 1, (8, 32946), 32773

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import warnings
 import zlib
 from contextlib import suppress
@@ -40,7 +41,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What Pillow and numpy raise on bytes that are no image, or only the beginning of one.
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(struct.error, zlib.error, tokenize.TokenError, RuntimeError, MemoryError),
+    Image.DecompressionBombError,
 )
 
 
