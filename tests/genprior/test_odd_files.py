@@ -1,5 +1,6 @@
 """Odd files: each is kept value for value, or what is changed is said, or it is refused."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -21,6 +22,8 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
+from genprior.cli import main
+from genprior.commands.source import Source
 from genprior.data import images, read_image, read_photo, write_image
 from genprior.operators import kernels, masks
 
@@ -304,6 +307,8 @@ def test_each_is_kept_or_said_or_refused(tmp_path, odd):
 DANGEROUS = """
 import json, resource, sys, warnings
 from pathlib import Path
+from genprior.cli import main
+from genprior.commands.source import Source
 from genprior.data import images, read_image
 from genprior.data.files import image_size
 from genprior.operators import kernels, masks
@@ -472,6 +477,22 @@ def test_nothing_but_files_is_replaced(tmp_path):
     write_image(tmp_path / "link.png", x + 1, force=True)
     assert (tmp_path / "link.png").is_symlink()
     assert read_image(tmp_path / "a.png").min() == 1
+
+
+def test_the_shell_takes_a_range_and_no_limit_of_nothing(tmp_path):
+    """Would catch 12 bits trained on as black, and --limit 0 that scores every image."""
+    (tmp_path / "a.tif").write_bytes(tiff(TWELVE, photometric="rgb"))
+    data = Source(str(tmp_path), value_range="0,4095").open()
+    np.testing.assert_allclose(data[0].numpy(), shaped(TWELVE / 4095), atol=1e-6)
+    assert Source(str(tmp_path), value_range="auto").open()[0].max() == 1
+    with pytest.raises(ValueError, match="LOW,HIGH or auto, not bright"):
+        Source(str(tmp_path), value_range="bright").open()
+    words = ["--data", str(tmp_path), "--task", "denoise", "--sigma", "0.1", "--prior", "none"]
+    for limit in ("0", "-1"):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            assert main(["evaluate", *words, "--out", "x.csv", "--limit", limit]) == 2
+        assert f"--limit must be at least 1, not {limit}" in said.getvalue()
 
 
 # Data sets
