@@ -363,7 +363,10 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 def _steps(image: Image.Image) -> np.ndarray | None:
     table = getattr(image, "quantization", {}).get(0)
-    return None if table is None else np.array(table, dtype=float).reshape(8, 8)
+    if table is None:
+        return None
+    steps = np.array(table, dtype=float).reshape(8, 8)
+    return steps.T if image.getexif().get(0x0112, 1) > 4 else steps
 
 
 # Values
