@@ -256,7 +256,12 @@ def _read_hdf5(path: Path, split: str) -> np.ndarray:
 
 def _read_nifti(path: Path) -> np.ndarray:
     """Read the slices across the last axis of a volume (X, Y, Z), as (Z, Y, X)."""
-    volume = _extra("NIfTI", "nibabel").load(path)
+    nibabel = _extra("NIfTI", "nibabel")
+    broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+    try:
+        volume = nibabel.load(path)
+    except broken as error:
+        raise ValueError(f"it is no NIfTI volume: {error}") from error
     if len(volume.shape) != 3:
         raise ValueError(f"a volume of three axes was expected, {volume.shape} came")
     _choose({"the volume": 8 * math.prod(volume.shape)}, "")

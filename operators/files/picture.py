@@ -184,11 +184,14 @@ def _from_dicom(data: bytes) -> Picture:
         pydicom = import_module("pydicom")
     except ImportError as error:
         raise ValueError("DICOM needs pydicom: pip install genprior[formats]") from error
-    file = pydicom.dcmread(io.BytesIO(data))
-    if file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1:
-        raise ValueError("DICOM is read of one grey frame only")
-    check_size(int(file.Rows), int(file.Columns))
-    values, top = file.pixel_array[None], 2 ** int(file.BitsStored) - 1
+    try:
+        file = pydicom.dcmread(io.BytesIO(data))
+        if file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1:
+            raise ValueError("DICOM is read of one grey frame only")
+        check_size(int(file.Rows), int(file.Columns))
+        values, top = file.pixel_array[None], 2 ** int(file.BitsStored) - 1
+    except (AttributeError, pydicom.errors.InvalidDicomError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
     notes = ()
     if "RescaleSlope" in file or "WindowCenter" in file:
         notes = ("its rescaling and window are not applied: these are the numbers as stored",)

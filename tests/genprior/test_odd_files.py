@@ -678,3 +678,75 @@ def test_masks_and_kernels_keep_their_numbers(tmp_path):
     profile = Image.open(io.BytesIO(with_profile())).info["icc_profile"]
     painted.save(tmp_path / "mask.png", icc_profile=profile)
     assert masks.from_file(tmp_path / "mask.png")[0].tolist() == (GREY > 99).tolist()
+
+
+# With the extra [formats]
+
+
+def test_heic_and_deep_avif(tmp_path):
+    """Would catch HEIC called damaged, or 10 bits cut to 8 without a word."""
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    (tmp_path / "a.heic").write_bytes(pillow(np.dstack([np.kron(WAVE, np.ones((2, 2)))] * 3)
+                                             .astype(np.uint8), "HEIF", quality=100))  # fmt: skip
+    x = read_image(tmp_path / "a.heic")
+    np.testing.assert_allclose(x[0].numpy(), np.kron(WAVE, np.ones((2, 2))) / 255, atol=0.02)
+    assert len(images(tmp_path, size=8)) == 1
+    deep = np.kron(DEEP, np.ones((8, 8, 1))).astype(np.uint16)
+    file = heif.from_bytes("RGB;16", (80, 96), deep.tobytes())
+    file.save(tmp_path / "b.heic", quality=100)
+    with pytest.warns(UserWarning, match=r"b\.heic: its 1[02] bits are cut to 8"):
+        read_image(tmp_path / "b.heic")
+
+
+def test_dicom(tmp_path):
+    """Would catch 12 bits of a scan left black, or white taken for black."""
+    pydicom = pytest.importorskip("pydicom")
+    values = TWELVE[..., 0].copy()
+    for name, kind in (("a.dcm", "MONOCHROME2"), ("b.dcm", "MONOCHROME1")):
+        scan = pydicom.Dataset()
+        scan.file_meta = pydicom.dataset.FileMetaDataset()
+        scan.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        scan.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+        scan.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        scan.Rows, scan.Columns, scan.SamplesPerPixel = 12, 10, 1
+        scan.BitsAllocated, scan.BitsStored, scan.HighBit = 16, 12, 11
+        scan.PixelRepresentation, scan.PhotometricInterpretation = 0, kind
+        scan.PixelData = values.tobytes()
+        scan.save_as(tmp_path / name, enforce_file_format=True)
+    want = shaped(values / 4095)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm").numpy(), want, atol=1e-5)
+    np.testing.assert_allclose(read_image(tmp_path / "b.dcm").numpy(), 1 - want, atol=1e-5)
+    cut = (tmp_path / "a.dcm").read_bytes()[:-50]
+    (tmp_path / "cut.dcm").write_bytes(cut)
+    with pytest.raises(ValueError, match=r"cut\.dcm cannot be read"):
+        read_image(tmp_path / "cut.dcm")
+
+
+def test_nifti(tmp_path):
+    """Would catch slices taken along another axis, or lying on their side."""
+    nibabel = pytest.importorskip("nibabel")
+    volume = np.moveaxis(np.stack([TWELVE[..., 0], TWELVE[..., 1]]), 0, -1).transpose(1, 0, 2)
+    nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    data = images(tmp_path / "a.nii.gz", value_range=(0, 4095))
+    assert len(data) == 2
+    np.testing.assert_allclose(data[1].numpy(), shaped(TWELVE[..., 1] / 4095), atol=1e-6)
+    (tmp_path / "b.nii").write_bytes(b"no volume")
+    with pytest.raises(ValueError, match=r"b\.nii cannot be read"):
+        images(tmp_path / "b.nii")
+
+
+def test_lzw_of_sixteen_bits(tmp_path):
+    """Would catch Photoshop's 16-bit TIFF cut to 8 bits, or refused without saying what helps."""
+    path = tmp_path / "a.tif"
+    try:
+        path.write_bytes(tiff(DEEP, photometric="rgb", compression="lzw", predictor=2))
+    except KeyError:  # no imagecodecs
+        data = bytearray(tiff(DEEP, photometric="rgb"))
+        place = data.index(struct.pack("<HHI", 259, 3, 1))
+        data[place + 8] = 5
+        path.write_bytes(bytes(data))
+        with pytest.raises(ValueError, match=r"LZW.*imagecodecs"):
+            read_image(path)
+    else:
+        np.testing.assert_allclose(read_image(path).numpy(), shaped(DEEP / 65535), atol=1e-6)
