@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from abc import abstractmethod
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from genprior.data.files import to_float
 from genprior.data.readers import File, open_source
+from genprior.operators.files import ARRAY
 from genprior.operators.files.picture import Range, channels_first, in_unit, with_channels
 
 MEMORY = 2 * 2**30
@@ -137,6 +139,12 @@ def images(
     fit = _Fit((size, size) if isinstance(size, int) else size, channels, upscale, value_range)
     found = open_source(source, split)
     if isinstance(found, np.ndarray):
+        as_is = value_range is None and found.dtype in (np.uint8, np.uint16, np.float32)
+        if not as_is and 4 * found.size > ARRAY:
+            raise ValueError(
+                f"{source} holds {found.dtype}, which takes {4 * found.size / 1e9:.1f} GB as "
+                "float32: save it as uint8, uint16 or float32 .npy, which is read bit by bit"
+            )
         array, notes = in_unit(found, str(source), value_range)
         remarks.add(str(source), notes)
         remarks.say()
@@ -147,12 +155,13 @@ def images(
             "skip_bad=True (--skip-bad) leaves them out and names them"
         )
     files = [_Fitted(file, fit, remarks) for file in found]
+    at_once = fit.size is not None and len(files) * 3 * math.prod(fit.size) <= MEMORY
     skipped: list[str] = []
-    if fit.size is not None and len(files) * 3 * fit.size[0] * fit.size[1] <= MEMORY:
-        data, skipped = _stacked(files, skip_bad)
+    if at_once or skip_bad:
+        files, arrays, skipped = _read_all(files, skip_bad=skip_bad, keep=at_once)
+    if at_once:
+        data = ArrayImages(_stacked(arrays), names=[file.name for file in files])
     else:
-        if skip_bad:
-            files, skipped = _readable(files)
         height, width = fit.size or (None, None)
         data = FileImages(files, shape=(channels, height, width))
     if not len(data):
@@ -276,35 +285,29 @@ def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _readable(files: list[_Fitted]) -> tuple[list[_Fitted], list[str]]:
-    """Decode everything once to know which files are bad."""
-    good, skipped = [], []
+def _read_all(
+    files: list[_Fitted], *, skip_bad: bool, keep: bool
+) -> tuple[list[_Fitted], list[np.ndarray], list[str]]:
+    """Decode everything once: the good files, their images if they are to be kept, the bad."""
+    good, arrays, skipped = [], [], []
     for file in files:
         try:
-            file.read()
-        except (ValueError, OSError) as error:
-            skipped.append(str(error))
-        else:
-            good.append(file)
-    return good, skipped
-
-
-def _stacked(files: list[_Fitted], skip_bad: bool) -> tuple[ArrayImages, list[str]]:
-    arrays, names, skipped = [], [], []
-    for file in files:
-        try:
-            arrays.append(file.read())
+            array = file.read()
         except (ValueError, OSError) as error:
             if not skip_bad:
                 raise
             skipped.append(str(error))
         else:
-            names.append(file.name)
+            good.append(file)
+            arrays += [array] if keep else []
+    return good, arrays, skipped
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     if len(counts := {len(array) for array in arrays}) > 1:
         grey = sum(len(array) == 1 for array in arrays)
         raise ValueError(
             f"{grey} images are grey and {len(arrays) - grey} in colour (channels {counts}): "
             "say channels=1 or channels=3 (--channels)"
         )
-    stack = np.stack(arrays) if arrays else np.empty((0, 0, 0, 0))
-    return ArrayImages(stack, names=names), skipped
+    return np.stack(arrays) if arrays else np.empty((0, 0, 0, 0))

@@ -7,7 +7,9 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +96,8 @@ def read_photo(
         FileNotFoundError: There is no such file.
     """
     name = str(path)
+    if refused := refusal(path):
+        raise ValueError(refused)
     picture = decode(read_bytes(path), name)
     values, notes = in_unit(picture.values, name, value_range)
     notes = picture.notes + notes
@@ -119,6 +123,16 @@ def read_image(
 ) -> Tensor:
     """Read one image file's pixels, (C, H, W) float32 in [0, 1], as `read_photo` does."""
     return read_photo(path, channels=channels, value_range=value_range).pixels
+
+
+def refusal(path: str | Path) -> str:
+    """Say why a file is not read, by its suffix; empty where it is."""
+    suffix = Path(path).suffix.lower()
+    if suffix in UNREAD:
+        return f"{path}: {suffix} is not read: convert it to PNG or TIFF"
+    if suffix in EXTRA and find_spec(EXTRA[suffix]) is None:
+        return f"{path}: {suffix} needs {EXTRA[suffix]}: pip install genprior[formats]"
+    return ""
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -194,7 +208,7 @@ def _encoded(
     """Encode (H, W, C) uint8 or uint16."""
     file = io.BytesIO()
     values = values[..., 0] if values.shape[-1] == 1 else values
-    if form == "TIFF" and (values.dtype == np.uint16 or values.shape[2:] not in ((), (3,))):
+    if form == "TIFF":
         import tifffile
 
         colour = values.shape[2:] == (3,)
@@ -211,10 +225,10 @@ def _encoded(
         return file.getvalue()
     if values.dtype == np.uint16:
         return _encode_png16(values, dpi, profile)
-    about = {"dpi": dpi, "icc_profile": profile} if form in ("PNG", "JPEG", "TIFF") else {}
+    about: dict[str, Any] = {"dpi": dpi, "icc_profile": profile}
     about = {key: value for key, value in about.items() if value is not None}
-    quality = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
-    Image.fromarray(values).save(file, format=form, **about, **quality.get(form, {}))
+    about |= {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(form, {})
+    Image.fromarray(values).save(file, format=form, **about)
     return file.getvalue()
 
 

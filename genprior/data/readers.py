@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
+import importlib
 import inspect
 import math
 import os
@@ -13,12 +13,13 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from genprior.data.files import EXTRA, SUFFIXES, UNREAD
+from genprior.data.files import EXTRA, SUFFIXES, UNREAD, refusal
 from genprior.operators.files import ARRAY, FILE, read_bytes, regular_file
 from genprior.operators.files.picture import Picture, declared, decode
 
@@ -65,11 +66,7 @@ def open_source(source: str | Path, split: str) -> list[File] | np.ndarray:
 
 def _single(name: str, path: Path) -> File:
     """Make an image of a file, and say by its suffix whether it can be read."""
-    refused, suffix = "", path.suffix.lower()
-    if suffix in UNREAD:
-        refused = f"{path}: {suffix} is not read: convert it to PNG or TIFF"
-    elif suffix in EXTRA and importlib.util.find_spec(EXTRA[suffix]) is None:
-        refused = f"{path}: {suffix} needs {EXTRA[suffix]}: pip install genprior[formats]"
+    refused = refusal(path)
 
     def read() -> Picture:
         if refused:
@@ -148,7 +145,9 @@ def _from_tar(path: Path) -> list[File]:
     _check_end(path, members, end)
     by_name = {os.path.normpath(m.name): m for m in members}
     files = []
-    for m in sorted((m for m in members if _is_image(m.name) and not m.isdir()), key=_name):
+    for m in sorted(
+        (m for m in members if _is_image(m.name) and not m.isdir()), key=attrgetter("name")
+    ):
         file = _single(m.name, Path(f"{path}:{m.name}"))
         target = m
         for _ in range(8):  # a link to a link to ...
@@ -163,10 +162,6 @@ def _from_tar(path: Path) -> list[File]:
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files
-
-
-def _name(member: tarfile.TarInfo) -> str:
-    return member.name
 
 
 def _check_end(path: Path, members: list[tarfile.TarInfo], end: int) -> None:
@@ -283,15 +278,11 @@ def _read_idx(path: Path) -> np.ndarray:
             raise ValueError("its header is cut short")
         shape = struct.unpack(f">{header[3]}I", lengths)
         size = math.prod(shape)
-        if packed and size > ARRAY:
-            raise ValueError(f"it declares {size / 1e9:.1f} GB: unpack it with gunzip first")
-        came = len(content := file.read(size + 1)) if packed else path.stat().st_size - file.tell()
-        if came != size:
-            more = "more than " if packed and came > size else ""
-            raise ValueError(f"{more}{min(came, size)} bytes came for {size} pixels")
-        if packed:
-            return np.frombuffer(content, np.uint8).reshape(shape)
-        return np.memmap(path, np.uint8, "r", file.tell(), shape)
+        _choose({"it": size}, "")
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"{len(content)} bytes or more came for {size} pixels")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _images_first(array: np.ndarray, path: Path) -> np.ndarray:
@@ -304,11 +295,6 @@ def _images_first(array: np.ndarray, path: Path) -> np.ndarray:
         raise ValueError(
             f"{path}: an array (N, H, W), (N, H, W, C) or (N, C, H, W) was expected, "
             f"{array.shape} came"
-        )
-    if array.dtype not in (np.uint8, np.uint16, np.float32) and 4 * array.size > ARRAY:
-        raise ValueError(
-            f"{path} holds {array.dtype}, which takes {4 * array.size / 1e9:.1f} GB as float32: "
-            "save it as uint8, uint16 or float32, which are read bit by bit"
         )
     return array
 

@@ -10,6 +10,7 @@ import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -171,6 +172,7 @@ def _from_image(data: bytes, managed: bool) -> Picture:
     return replace(picture, notes=notes, **about)
 
 
+@cache
 def _known_formats() -> tuple[str, ...]:
     Image.init()
     if "HEIF" not in Image.OPEN:
@@ -216,6 +218,8 @@ def _deep(image: Image.Image, data: bytes) -> Deep | None:
     if image.format != "TIFF":
         return None
     tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
+    if tags.get(254, 0) & 1:
+        raise ValueError("it shows a preview first, as a camera's raw file does: save it as PNG")
     depth, samples = max(tags.get(258, (1,))), tags.get(277, 1)
     if depth <= 8 and samples == len(image.getbands()):
         return None

@@ -250,6 +250,8 @@ ODD = [
     Odd("cmyk16.tif", tiff(np.dstack([DEEP, DEEP[..., 0]]), photometric="separated"), None,
         "SEPARATED.*8 bits only"),
     Odd("plain16.ppm", b"P3 1 1 65535 1 2 3", None, "binary PGM and PPM only"),
+    Odd("preview.tif", tiff(COLOUR, photometric="rgb", subfiletype=1), None, "preview first"),
+    Odd("raw.nef", tiff(COLOUR, photometric="rgb"), None, r"\.nef is not read"),
     # Damaged
     Odd("empty.png", b"", None, "0 bytes"),
     Odd("text.png", b"no picture " * 99, None, "holds text"),
@@ -634,9 +636,11 @@ def test_arrays_are_measured_before_they_are_read(tmp_path, monkeypatch):
     (tmp_path / "good.idx.gz").write_bytes(gzip.compress(header + pixels))
     (tmp_path / "good.npz").write_bytes((tmp_path / "text.npz").read_bytes())
     np.save(tmp_path / "wide.npy", stack / 255)
-    monkeypatch.setattr("genprior.data.readers.ARRAY", 300)
-    assert len(images(tmp_path / "good.idx")) == 3  # memory-mapped
-    for name in ("good.idx.gz", "good.npz"):
+    np.save(tmp_path / "good.npy", stack)
+    for module in ("readers", "datasets"):
+        monkeypatch.setattr(f"genprior.data.{module}.ARRAY", 300)
+    assert len(images(tmp_path / "good.npy")) == 3  # memory-mapped
+    for name in ("good.idx", "good.idx.gz", "good.npz"):
         with pytest.raises(ValueError, match=rf"{name} cannot be read.* GB"):
             images(tmp_path / name)
     with pytest.raises(ValueError, match=r"float64.*GB as float32"):

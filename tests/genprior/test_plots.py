@@ -123,8 +123,8 @@ def test_grid_places_images(tmp_path):
     assert (picture[:, 8 * scale : 8 * scale + 2] == 1).all()
     assert (picture[:, 8 * scale + 2 :, 2 * (6 * scale + 2) :] == 1).all()
     torch.testing.assert_close(read_image(tmp_path / "g.png"), picture, atol=0.51 / 255, rtol=0)
-    with pytest.raises(ValueError, match=r"\(5, 2, 8, 6\)"):
-        plots.grid(torch.rand((5, 2, 8, 6), generator=seeded()))
+    with pytest.raises(ValueError, match=r"\(5, 8, 6\)"):
+        plots.grid(torch.rand((5, 8, 6), generator=seeded()))
 
 
 def test_five_channels_are_drawn(tmp_path):
