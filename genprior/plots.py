@@ -110,6 +110,8 @@ def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int =
         _draw_row(line, list(row), titles, top)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8, pad=4)
+    if (channels := len(lines[0].mean)) not in (1, 3):
+        figure.suptitle(f"the mean of {channels} channels is drawn", fontsize=8)
     if spread:
         _add_colour_bar(figure, list(axes[:, titles.index("spread")]))
     if path is not None:
@@ -127,13 +129,15 @@ def grid(
     """Tile images (N, C, H, W) in [0, 1] with white gaps, (C, H', W'); small ones are enlarged.
 
     Args:
-        images: Grey or colour; pixels outside [0, 1] are clipped.
+        images: Grey or colour; pixels outside [0, 1] are clipped. Of other numbers of channels
+            the mean is drawn.
         path: Also write the picture there.
         columns: About the square root of N if None.
         force: Replace an existing file.
     """
-    if images.ndim != 4 or len(images) == 0 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images (N, 1 or 3, H, W) were expected, {tuple(images.shape)} came")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images (N, C, H, W) were expected, {tuple(images.shape)} came")
+    images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     lines = math.ceil(count / columns)

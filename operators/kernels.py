@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genprior.operators.files import read_grey
+from genprior.operators.files.picture import read_grey
 from genprior.operators.random import normal
 
 
@@ -71,12 +71,7 @@ def from_file(path: str | Path) -> Tensor:
     Raises:
         ValueError: It is not two-dimensional, or its sum is not positive.
     """
-    if Path(path).suffix == ".npy":
-        import numpy as np
-
-        kernel = torch.from_numpy(np.load(path, allow_pickle=False)).double()
-    else:
-        kernel = read_grey(path)
+    kernel = torch.from_numpy(read_grey(path, any_range=True))
     if kernel.ndim != 2 or not kernel.isfinite().all() or kernel.sum() <= 0:
         raise ValueError(
             f"{path}: a kernel must be two-dimensional and finite with a positive sum, but "

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genprior.operators.files import read_grey
+from genprior.operators.files.picture import read_grey
 from genprior.operators.random import Generators, uniform
 
 
@@ -163,7 +163,7 @@ def from_file(
     Raises:
         ValueError: It cannot be read, holds grey levels, measures nothing or has another size.
     """
-    grey = read_grey(path)
+    grey = torch.from_numpy(read_grey(path))
     if shape is not None and tuple(grey.shape) != tuple(shape):
         raise ValueError(
             f"{path} is {grey.shape[0]} x {grey.shape[1]} pixels (height x width), but the mask "

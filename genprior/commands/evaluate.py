@@ -51,6 +51,8 @@ def evaluate(
         at_once: Images in one batch; results do not depend on it.
         force: Replace the file if it exists.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, not {limit}")
     refuse_existing([Path(out)], force)
     prior = solving.load_prior()
     channels, height, width = prior.image_shape
@@ -58,7 +60,7 @@ def evaluate(
     data = replace(source, size=source.size or size, channels=source.channels or channels).open(
         split="test"
     )
-    count = min(len(data), limit or len(data))
+    count = len(data) if limit is None else min(len(data), limit)
     generators = spawn(torch.Generator().manual_seed(solving.seed), count)
     step = at_once if None not in data.image_shape else 1
     table: list[dict[str, float]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from genprior.data import Images, images
+from genprior.operators.files.picture import Range
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Source:
             evaluate.
         upscale: Enlarge smaller images instead of refusing them.
         skip_bad: Go on without unreadable images and report them at the end.
+        value_range: The values that are black and white, as 0,4095 for 12 bits in 16; auto: the
+            least and the largest of each image, or of a whole array.
     """
 
     data: str
@@ -28,6 +31,7 @@ class Source:
     split: str | None = None
     upscale: bool = False
     skip_bad: bool = False
+    value_range: str | None = None
 
     def open(self, *, split: str = "train") -> Images:
         """Open the data set; `split` is taken where the user did not ask for one."""
@@ -38,4 +42,20 @@ class Source:
             split=self.split or split,
             upscale=self.upscale,
             skip_bad=self.skip_bad,
+            value_range=parsed_range(self.value_range),
         )
+
+
+def parsed_range(text: str | None) -> Range:
+    """Read --value-range: LOW,HIGH or auto.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        low, high = (float(word) for word in text.strip("[]()").split(","))
+    except ValueError as error:
+        raise ValueError(f"--value-range must be LOW,HIGH or auto, not {text}") from error
+    return low, high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -13,25 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genprior.data.files import (
-    channels_first,
-    read_image,
-    to_float,
-    with_channels,
-    write_image,
-)
+from genprior.data.files import to_float
 from genprior.data.readers import File, open_source
-
-__all__ = [
-    "ArrayImages",
-    "FileImages",
-    "Images",
-    "from_array",
-    "images",
-    "read_image",
-    "resized",
-    "write_image",
-]
+from genprior.operators.files import ARRAY
+from genprior.operators.files.picture import Range, channels_first, in_unit, with_channels
 
 MEMORY = 2 * 2**30
 """Bytes of decoded images that a data set keeps in memory."""
@@ -97,7 +84,7 @@ class ArrayImages(Images):
 class FileImages(Images):
     """Images decoded when asked for, and kept while they fit in `MEMORY`."""
 
-    def __init__(self, files: Sequence[File], *, shape: Shape = (None, None, None)) -> None:
+    def __init__(self, files: Sequence[_Fitted], *, shape: Shape = (None, None, None)) -> None:
         self.image_shape = shape
         self.names = [file.name for file in files]
         self._files = files
@@ -126,6 +113,7 @@ def images(
     upscale: bool = False,
     skip_bad: bool = False,
     split: str = "train",
+    value_range: Range = None,
 ) -> Images:
     """Open a data set. With a `size` it is decoded at once where it fits in memory.
 
@@ -133,28 +121,47 @@ def images(
         source: A folder of images (sub-folders too), a tar of images, an .npz or .npy array
             (N, H, W), (N, H, W, C) or (N, C, H, W), an idx file (.gz or not), a folder that holds
             one of these, or the name of a torchvision data set, which is downloaded to
-            $GENPRIOR_DATA, else ~/.cache/genprior.
+            $GENPRIOR_DATA, else ~/.cache/genprior. With the extra [formats] also HEIC, DICOM,
+            HDF5 (one array as in .npz) and NIfTI (the slices across its last axis).
         size: Height and width, or one number for both; images are cropped in the middle to this
             aspect ratio and resized with antialiasing. None keeps every image as it is.
         channels: 1 or 3: colour becomes luma, grey is repeated. None keeps what the images have.
         upscale: Enlarge images smaller than `size` instead of refusing them.
         skip_bad: Leave unreadable and too small images out and warn of them at the end.
         split: "train" or "test": which to take where the source has both, by name.
+        value_range: The values that become 0 and 1, as in `read_image`; "auto" is the least and
+            the largest value of each image, or of a whole array.
     Raises:
         ValueError: There are no images; one is unreadable or too small (it is named); some are
             grey and some in colour, and `channels` does not say what to make of them.
     """
-    fit = _Fit((size, size) if isinstance(size, int) else size, channels, upscale)
+    remarks = _Remarks()
+    fit = _Fit((size, size) if isinstance(size, int) else size, channels, upscale, value_range)
     found = open_source(source, split)
     if isinstance(found, np.ndarray):
-        return ArrayImages(_fit_array(found, fit, str(source)))
-    files = [_fitted(file, fit) for file in found]
+        as_is = value_range is None and found.dtype in (np.uint8, np.uint16, np.float32)
+        if not as_is and 4 * found.size > ARRAY:
+            raise ValueError(
+                f"{source} holds {found.dtype}, which takes {4 * found.size / 1e9:.1f} GB as "
+                "float32: save it as uint8, uint16 or float32 .npy, which is read bit by bit"
+            )
+        array, notes = in_unit(found, str(source), value_range)
+        remarks.add(str(source), notes)
+        remarks.say()
+        return ArrayImages(_fit_array(array, fit, str(source)))
+    if not skip_bad and (refused := [file.refused for file in found if file.refused]):
+        raise ValueError(
+            f"{len(refused)} files that look like images are not read, the first: {refused[0]}; "
+            "skip_bad=True (--skip-bad) leaves them out and names them"
+        )
+    files = [_Fitted(file, fit, remarks) for file in found]
+    at_once = fit.size is not None and len(files) * 3 * math.prod(fit.size) <= MEMORY
     skipped: list[str] = []
-    if fit.size is not None and len(files) * 3 * fit.size[0] * fit.size[1] <= MEMORY:
-        data, skipped = _stacked(files, skip_bad)
+    if at_once or skip_bad:
+        files, arrays, skipped = _read_all(files, skip_bad=skip_bad, keep=at_once)
+    if at_once:
+        data = ArrayImages(_stacked(arrays), names=[file.name for file in files])
     else:
-        if skip_bad:
-            files, skipped = _readable(files)
         height, width = fit.size or (None, None)
         data = FileImages(files, shape=(channels, height, width))
     if not len(data):
@@ -162,6 +169,7 @@ def images(
     if skipped:
         listed = "\n  ".join(skipped)
         warnings.warn(f"{len(skipped)} images left out:\n  {listed}", stacklevel=2)
+    remarks.say()
     data.skipped = skipped
     return data
 
@@ -177,7 +185,7 @@ def from_array(array: np.ndarray, *, size: int | tuple[int, int] | None = None) 
     Raises:
         ValueError: Another shape or type, or floats outside [0, 1].
     """
-    image = channels_first(np.asarray(array))
+    image, _ = in_unit(channels_first(np.asarray(array)), "the image")
     if size is not None:
         image = resized(image, (size, size) if isinstance(size, int) else size)
     return to_float(image)[None]
@@ -190,6 +198,7 @@ class _Fit:
     size: tuple[int, int] | None
     channels: int | None
     upscale: bool
+    value_range: Range = None
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:
@@ -229,8 +238,44 @@ def resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(values).clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
 
 
-def _fitted(file: File, fit: _Fit) -> File:
-    return File(file.name, lambda: fit(file.read(), file.name))
+class _Remarks:
+    """What was left out or changed in reading a data set: each kind is said once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, set[str]]] = {}
+        self._said = False
+
+    def add(self, name: str, notes: Sequence[str]) -> None:
+        for note in notes:
+            kind = re.sub(r"[\d.]+", "N", note)
+            if kind not in self._found and self._said:  # an image that is decoded later
+                warnings.warn(f"{name}: {note}", stacklevel=6)
+            self._found.setdefault(kind, (f"{name}: {note}", set()))[1].add(name)
+
+    def say(self) -> None:
+        for first, names in self._found.values():
+            more = f" (and {len(names) - 1} more images like it)" if len(names) > 1 else ""
+            warnings.warn(first + more, stacklevel=3)
+        self._said = True
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A file that is read, brought to [0, 1] and fitted when asked for."""
+
+    file: File
+    fit: _Fit
+    remarks: _Remarks
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def read(self) -> np.ndarray:
+        picture = self.file.read()
+        values, notes = in_unit(picture.values, self.name, self.fit.value_range)
+        self.remarks.add(self.name, picture.notes + notes)
+        return self.fit(values, self.name)
 
 
 def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
@@ -240,35 +285,29 @@ def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _readable(files: list[File]) -> tuple[list[File], list[str]]:
-    """Decode everything once to know which files are bad."""
-    good, skipped = [], []
+def _read_all(
+    files: list[_Fitted], *, skip_bad: bool, keep: bool
+) -> tuple[list[_Fitted], list[np.ndarray], list[str]]:
+    """Decode everything once: the good files, their images if they are to be kept, the bad."""
+    good, arrays, skipped = [], [], []
     for file in files:
         try:
-            file.read()
-        except ValueError as error:
-            skipped.append(str(error))
-        else:
-            good.append(file)
-    return good, skipped
-
-
-def _stacked(files: list[File], skip_bad: bool) -> tuple[ArrayImages, list[str]]:
-    arrays, names, skipped = [], [], []
-    for file in files:
-        try:
-            arrays.append(file.read())
-        except ValueError as error:
+            array = file.read()
+        except (ValueError, OSError) as error:
             if not skip_bad:
                 raise
             skipped.append(str(error))
         else:
-            names.append(file.name)
+            good.append(file)
+            arrays += [array] if keep else []
+    return good, arrays, skipped
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     if len(counts := {len(array) for array in arrays}) > 1:
         grey = sum(len(array) == 1 for array in arrays)
         raise ValueError(
             f"{grey} images are grey and {len(arrays) - grey} in colour (channels {counts}): "
             "say channels=1 or channels=3 (--channels)"
         )
-    stack = np.stack(arrays) if arrays else np.empty((0, 0, 0, 0))
-    return ArrayImages(stack, names=names), skipped
+    return np.stack(arrays) if arrays else np.empty((0, 0, 0, 0))

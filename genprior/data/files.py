@@ -1,4 +1,4 @@
-"""Read and write single images: any format that Pillow knows, and arrays, as (C, H, W)."""
+"""Read and write single images, as (C, H, W) in [0, 1], with what files say beside the pixels."""
 
 from __future__ import annotations
 
@@ -6,148 +6,191 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from genprior.operators.files import write_atomically
+from genprior.operators.files import read_bytes, write_atomically
+from genprior.operators.files.deep import PNG, png_chunk
+from genprior.operators.files.picture import Range, decode, header_size, in_unit, with_channels
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-ROUNDING = 1 / 255
-"""How far outside [0, 1] a floating-point photo may stray before it is refused."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-# What Pillow raises on bytes that are no image, or only the beginning of one.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+SUFFIXES = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".gif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+        *(".jp2", ".j2k", ".jpf", ".jpx", ".avif"),
+    )
 )
+"""What is read without an extra."""
+
+EXTRA = {**dict.fromkeys((".heic", ".heif", ".hif"), "pillow_heif"), ".dcm": "pydicom"}
+"""What is read with the extra [formats]: suffix -> its library."""
+
+UNREAD = frozenset(
+    (
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"),
+        *(".psd", ".xcf", ".svg", ".eps", ".tga", ".ico", ".qoi", ".pcx", ".sgi", ".rgb", ".dds"),
+        *(".exr", ".hdr", ".jxl", ".fits", ".fit", ".svs", ".ndpi", ".czi", ".lif", ".nd2"),
+    )
+)
+"""What is an image by its suffix and is not read: said, not passed over."""
+
+WRITTEN = {
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm"), "PPM"),
+    **{".bmp": "BMP", ".webp": "WEBP", ".npy": "NPY"},
+}
+"""Suffix -> format of what is written; all keep every level but JPEG, at quality 95."""
 
 
-def read_image(path: str | Path, *, channels: int | None = None) -> Tensor:
-    """Read one image file, or one .npy array, as floats.
+@dataclass(frozen=True)
+class Photo:
+    """One image and what its file says of it.
 
-    EXIF orientation is honoured, transparency laid on white; palette, CMYK and 16-bit images are
-    converted (16 bits lose nothing: the result is float32).
+    Attributes:
+        pixels: (C, H, W) float32 in [0, 1], upright, sRGB where the file says how to convert.
+        depth: Bits of a sample in the file: 1, 8, 12, 16, 32.
+        grey: One channel, or equal ones.
+        form: The format's name: "PNG", "JPEG", "TIFF", "NPY", ...
+        dpi: Pixels an inch, across and down; None where the file does not say.
+        profile: An ICC profile that has not been applied: pass it to `write_image`.
+        steps: A JPEG's (8, 8) steps of rounding, by frequency, in units of 1/255; else None.
+        notes: What was left out or changed in reading, and has been warned of.
+    """
+
+    pixels: Tensor
+    depth: int
+    grey: bool
+    form: str
+    dpi: tuple[float, float] | None = None
+    profile: bytes | None = None
+    steps: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_photo(
+    path: str | Path, *, channels: int | None = None, value_range: Range = None
+) -> Photo:
+    """Read one image file, or one .npy array, with what it says beside its pixels.
+
+    EXIF orientation is applied, colours are converted to sRGB, transparency is laid on white,
+    deep images keep their depth (the result is float32). What else is left out or changed, such
+    as further pages, is warned of, one line a file.
 
     Args:
         path: The file.
         channels: 1 (colour becomes luma) or 3 (grey is repeated); None keeps what the file has.
-    Returns:
-        The image, (C, H, W) float32, pixels in [0, 1].
+        value_range: The file's values that become 0 and 1, as (0, 4095) for 12 bits in 16;
+            "auto": its least and its largest; None: what the format says.
     Raises:
-        ValueError: The file is empty, truncated, no image, or strays from [0, 1]; it is named.
+        ValueError: The file is empty, truncated, no image, not a regular file, too large, or
+            strays from [0, 1]; it is named.
         FileNotFoundError: There is no such file.
     """
-    return to_float(decode(Path(path).read_bytes(), str(path), channels=channels))
+    name = str(path)
+    if refused := refusal(path):
+        raise ValueError(refused)
+    picture = decode(read_bytes(path), name)
+    values, notes = in_unit(picture.values, name, value_range)
+    notes = picture.notes + notes
+    grey = len(values) == 1 or (len(values) == 3 and bool((values == values[:1]).all()))
+    if channels is not None:
+        values = with_channels(values, channels, name)
+    if notes:
+        warnings.warn(f"{name}: {'; '.join(notes)}", stacklevel=2)
+    return Photo(
+        pixels=to_float(values),
+        depth=picture.depth,
+        grey=grey,
+        form=picture.form,
+        dpi=picture.dpi,
+        profile=picture.profile,
+        steps=None if picture.steps is None else torch.from_numpy(picture.steps),
+        notes=notes,
+    )
+
+
+def read_image(
+    path: str | Path, *, channels: int | None = None, value_range: Range = None
+) -> Tensor:
+    """Read one image file's pixels, (C, H, W) float32 in [0, 1], as `read_photo` does."""
+    return read_photo(path, channels=channels, value_range=value_range).pixels
+
+
+def refusal(path: str | Path) -> str:
+    """Say why a file is not read, by its suffix; empty where it is."""
+    suffix = Path(path).suffix.lower()
+    if suffix in UNREAD:
+        return f"{path}: {suffix} is not read: convert it to PNG or TIFF"
+    if suffix in EXTRA and find_spec(EXTRA[suffix]) is None:
+        return f"{path}: {suffix} needs {EXTRA[suffix]}: pip install genprior[formats]"
+    return ""
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read the (height, width) of an image file without decoding its pixels.
+    """Read the (height, width) of an image file, in most formats without decoding its pixels.
 
     Raises:
         ValueError: It is no image, or has more pixels than are read.
     """
-    data = Path(path).read_bytes()
-    if not data:
-        raise ValueError(f"{path} is empty (0 bytes), not an image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return image.height, image.width
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image: {_reason(data, error)}") from error
+    data = read_bytes(path)
+    return header_size(data, str(path)) or decode(data, str(path)).values.shape[1:]
 
 
-def write_image(path: str | Path, x: Tensor, *, bits: int = 8, force: bool = False) -> None:
+def write_image(
+    path: str | Path,
+    x: Tensor,
+    *,
+    bits: int = 8,
+    dpi: tuple[float, float] | None = None,
+    profile: bytes | None = None,
+    force: bool = False,
+) -> None:
     """Write one image, atomically: a reader sees the old file or the whole new one.
 
-    Pixels outside [0, 1], which no image file can hold, are clipped to it.
-
     Args:
-        path: Where; the suffix gives the format.
-        x: The image, (C, H, W) or (H, W), C = 1 or 3, floats in [0, 1].
-        bits: 8, or 16 (PNG only).
+        path: By its suffix a PNG, JPEG, TIFF, WebP (lossless), BMP, PPM, or .npy (float32 as it
+            is, any number of channels).
+        x: The image, (C, H, W) or (H, W), C = 1 or 3 (any number in a TIFF or .npy), floats in
+            [0, 1]; pixels outside are clipped, but not in a .npy.
+        bits: 8, or 16 (PNG and TIFF).
+        dpi: Pixels an inch, across and down (PNG, TIFF and JPEG keep it).
+        profile: ICC profile of the colours (PNG, TIFF and JPEG keep it).
         force: Replace an existing file.
     Raises:
         FileExistsError: The file exists and `force` is not set.
         ValueError: NaN in x, or a shape, suffix or bit depth that cannot be written.
     """
     path = Path(path)
+    form = WRITTEN.get(path.suffix.lower())
     pixels = x.detach().to("cpu", torch.float64)
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
-        raise ValueError(f"an image (1 or 3, H, W) was expected, {tuple(x.shape)} came")
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    if form is None or bits not in (8, 16) or (bits == 16 and form not in ("PNG", "TIFF", "NPY")):
+        raise ValueError(f"cannot write {bits} bits to {path.name!r}; try .png with bits=8 or 16")
+    if pixels.ndim != 3 or 0 in pixels.shape:
+        raise ValueError(f"an image (C, H, W) was expected, {tuple(x.shape)} came")
+    if pixels.shape[0] not in (1, 3) and form not in ("TIFF", "NPY"):
+        raise ValueError(f"{len(pixels)} channels go into .tif or .npy, not into {path.name!r}")
     if not torch.isfinite(pixels).all():
         raise ValueError(f"{path} is not written: the image has NaN or infinite pixels")
-    if path.suffix.lower() not in SUFFIXES or bits not in (8, 16):
-        raise ValueError(f"cannot write {bits} bits to {path.name!r}; try .png with bits=8 or 16")
-    if bits == 16 and path.suffix.lower() != ".png":
-        raise ValueError(f"16 bits are written to .png only, not to {path.name!r}")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; force=True (--force) replaces it")
-    top = 2**bits - 1
-    values = (pixels.clamp(0, 1) * top).round().permute(1, 2, 0).numpy()
-    if bits == 16:
-        encoded = _encode_png16(values.astype(">u2"))
-    else:
-        buffer = io.BytesIO()
-        pixels8 = values.astype(np.uint8)
-        image = Image.fromarray(pixels8[..., 0] if pixels8.shape[-1] == 1 else pixels8)
-        image.save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
-        encoded = buffer.getvalue()
-    write_atomically(path, encoded)
-
-
-def decode(data: bytes, name: str, *, channels: int | None = None) -> np.ndarray:
-    """Decode one encoded image or .npy array.
-
-    Args:
-        data: The file's content.
-        name: What to call it in errors.
-        channels: As in `read_image`.
-    Returns:
-        (C, H, W): uint8, uint16, or float32 in [0, 1].
-    Raises:
-        ValueError: As in `read_image`.
-    """
-    if not data:
-        raise ValueError(f"{name} is empty (0 bytes), not an image")
-    try:
-        if name.lower().endswith(".npy"):
-            array = channels_first(np.load(io.BytesIO(data), allow_pickle=False))
-        else:
-            array = _from_pillow(data)
-    except _UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
-    return array if channels is None else with_channels(array, channels, name)
-
-
-def with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
-    """Convert (..., C, H, W) to the asked channel count: grey repeated, colour to luma."""
-    have = array.shape[-3]
-    if have == channels:
-        return array
-    if have == 1:
-        return np.repeat(array, channels, axis=-3)
-    if have == 3 and channels == 1:  # ITU-R 601, as Pillow's own conversion
-        luma = np.tensordot(array, np.array([0.299, 0.587, 0.114]), axes=([-3], [0]))
-        if array.dtype != np.float32:
-            luma = np.rint(luma)
-        return np.expand_dims(luma, -3).astype(array.dtype)
-    raise ValueError(f"{name} has {have} channels, which cannot become {channels}")
+    if form == "NPY":
+        file = io.BytesIO()
+        np.save(file, pixels.float().numpy())
+        write_atomically(path, file.getvalue())
+        return
+    values = (pixels.clamp(0, 1) * (2**bits - 1)).round().permute(1, 2, 0).numpy()
+    values = values.astype(np.uint16 if bits == 16 else np.uint8)
+    write_atomically(path, _encoded(values, form, dpi, profile))
 
 
 def to_float(array: np.ndarray) -> Tensor:
@@ -159,99 +202,48 @@ def to_float(array: np.ndarray) -> Tensor:
     return torch.tensor(array, dtype=torch.float32)
 
 
-def _reason(data: bytes, error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        text = not (set(data[:512]) & set(range(9)))
-        return "it holds text" if text else "its format is unknown, or its beginning is damaged"
-    if isinstance(error, Image.DecompressionBombError):
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        return f"it has more than {most:.0f} million pixels: crop it or make it smaller first"
-    return str(error) or type(error).__name__
+def _encoded(
+    values: np.ndarray, form: str, dpi: tuple[float, float] | None, profile: bytes | None
+) -> bytes:
+    """Encode (H, W, C) uint8 or uint16."""
+    file = io.BytesIO()
+    values = values[..., 0] if values.shape[-1] == 1 else values
+    if form == "TIFF":
+        import tifffile
 
-
-def _from_pillow(data: bytes) -> np.ndarray:
-    if data.startswith(_PNG) and data[24:25] == b"\x10" and data[25:26] in b"\x02\x04\x06":
-        return _from_png16(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's own, on odd metadata and large images
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)[None]
-    if image.mode == "F":
-        return in_range(np.asarray(image), "the image")[None]
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        grey = image.mode in ("L", "LA", "La")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("L" if grey else "RGB")
-    if image.mode not in ("L", "RGB"):
-        grey = image.mode == "1"
-        image = image.convert("L" if grey else "RGB")
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def _from_png16(data: bytes) -> np.ndarray:
-    """Decode what Pillow would cut to 8 bits: 16-bit colour, and grey with alpha."""
-    from torchvision.io import ImageReadMode, decode_png
-
-    with Image.open(io.BytesIO(data)) as image:
-        image.verify()  # every checksum: torchvision's decoder kills the process on damaged data
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    try:
-        array = decode_png(encoded, ImageReadMode.UNCHANGED, apply_exif_orientation=True).numpy()
-    except RuntimeError as error:
-        raise OSError(str(error).splitlines()[0]) from error
-    if array.shape[0] in (2, 4):
-        alpha = array[-1:] / 65535
-        array = np.rint(array[:-1] * alpha + 65535 * (1 - alpha))
-    return array.astype(np.uint16)
-
-
-def channels_first(array: np.ndarray) -> np.ndarray:
-    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W), uint8, uint16 or float32 in [0, 1]."""
-    if array.ndim == 2:
-        array = array[None]
-    elif array.ndim == 3 and array.shape[-1] <= array.shape[0]:
-        array = array.transpose(2, 0, 1)
-    if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"(H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came")
-    array = check_dtype(array)
-    return in_range(array, "the image") if array.dtype == np.float32 else array
-
-
-def check_dtype(array: np.ndarray) -> np.ndarray:
-    """Return uint8 and uint16 arrays as they are, bool and floats as float32."""
-    if array.dtype in (np.uint8, np.uint16):
-        return array
-    if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32, copy=False)
-    raise ValueError(f"pixels must be uint8, uint16 or floats in [0, 1], not {array.dtype}")
-
-
-def in_range(array: np.ndarray, name: str) -> np.ndarray:
-    """Clip floats that stray from [0, 1] by rounding; refuse those that stray further."""
-    low, high = float(array.min()), float(array.max())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails too
-        raise ValueError(
-            f"{name} has pixels from {low:.4g} to {high:.4g}; they must lie in [0, 1]: "
-            "divide by the largest value that the format can hold"
+        colour = values.shape[2:] == (3,)
+        tifffile.imwrite(
+            file,
+            values,
+            photometric="rgb" if colour else "minisblack",
+            planarconfig="contig" if values.ndim == 3 else None,
+            compression="zlib",
+            resolution=dpi,
+            resolutionunit=None if dpi is None else "inch",
+            iccprofile=profile,
         )
-    return array if low >= 0 and high <= 1 else array.clip(0, 1)
+        return file.getvalue()
+    if values.dtype == np.uint16:
+        return _encode_png16(values, dpi, profile)
+    about: dict[str, Any] = {"dpi": dpi, "icc_profile": profile}
+    about = {key: value for key, value in about.items() if value is not None}
+    about |= {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(form, {})
+    Image.fromarray(values).save(file, format=form, **about)
+    return file.getvalue()
 
 
-def _encode_png16(values: np.ndarray) -> bytes:
-    """Encode (H, W, C) big-endian uint16; Pillow writes no 16-bit colour."""
-    height, width, channels = values.shape
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.tobytes() for row in values)  # filter 0: as it is
-    return (
-        _PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+def _encode_png16(
+    values: np.ndarray, dpi: tuple[float, float] | None, profile: bytes | None
+) -> bytes:
+    """Encode (H, W) or (H, W, 3) uint16; Pillow writes no 16-bit colour."""
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))  # filter 0: as it is
+    chunks = [(b"IHDR", header)]
+    if profile is not None:
+        chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(profile)))
+    if dpi is not None:
+        metre = (round(d / 0.0254) for d in dpi)
+        chunks.append((b"pHYs", struct.pack(">IIB", *metre, 1)))
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return PNG + b"".join(png_chunk(kind, content) for kind, content in chunks)

@@ -7,15 +7,15 @@ import torch
 from photos import refused
 from PIL import Image
 
-from genprior.data import read_image, write_image
+from genprior.data import read_image, read_photo, write_image
 from genprior.restoration.noise_estimate import estimated_noise
 
 
-def noisy(sigma, *, side=96, grey=False, seed=0):
+def noisy(sigma, *, side=96, grey=False, seed=0, fine=0.07):
     """A photo of waves and a fine weave, a third of it black, with noise cut off at [0, 1]."""
     t = torch.arange(side, dtype=torch.float64)
     waves = torch.sin(t / 9)[:, None] * torch.cos(t / 13)
-    weave = 0.07 * torch.sin(t * 1.9)[:, None] * torch.sin(t * 2.3)
+    weave = fine * torch.sin(t * 1.9)[:, None] * torch.sin(t * 2.3)
     x = torch.stack([0.5 + 0.25 * waves + weave * c for c in (1.0, 0.8, 0.6)])
     x[:, :, : side // 3] = 0.0
     x = x[:1] if grey else x
@@ -57,6 +57,23 @@ def test_sigma_auto_after_jpeg(photo_place):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimated_noise(y)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("quality", [50, 75, 85, 95])
+@pytest.mark.parametrize("sigma", [5 / 255, 10 / 255, 25 / 255])
+def test_sigma_auto_of_a_jpeg(tmp_path, sigma, quality, grey):
+    """Would catch noise of 5/255 read as .4/255, which gives a photo back unchanged.
+
+    Of colours hardly more than the noise of their brightness is left: .67 of each one's.
+    """
+    write_image(tmp_path / "photo.png", noisy(sigma, side=192, grey=grey, fine=0.0))
+    Image.open(tmp_path / "photo.png").save(tmp_path / "photo.jpg", quality=quality)
+    photo = read_photo(tmp_path / "photo.jpg")
+    with pytest.warns(UserWarning, match="JPEG"):
+        found = estimated_noise(photo.pixels, steps=photo.steps)
+    weights = torch.tensor([1.0] if grey else [0.299, 0.587, 0.114])
+    assert found == pytest.approx(sigma * weights.norm().item(), rel=0.2)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])

@@ -123,5 +123,18 @@ def test_grid_places_images(tmp_path):
     assert (picture[:, 8 * scale : 8 * scale + 2] == 1).all()
     assert (picture[:, 8 * scale + 2 :, 2 * (6 * scale + 2) :] == 1).all()
     torch.testing.assert_close(read_image(tmp_path / "g.png"), picture, atol=0.51 / 255, rtol=0)
-    with pytest.raises(ValueError, match=r"\(5, 2, 8, 6\)"):
-        plots.grid(torch.rand((5, 2, 8, 6), generator=seeded()))
+    with pytest.raises(ValueError, match=r"\(5, 8, 6\)"):
+        plots.grid(torch.rand((5, 8, 6), generator=seeded()))
+
+
+def test_five_channels_are_drawn(tmp_path):
+    """Would catch a training that dies in drawing its grid, or a result lost in its picture."""
+    x = torch.rand((2, 5, 16, 12), generator=seeded(1))
+    picture = plots.grid(x, path=tmp_path / "g.png")
+    assert picture.shape[0] == 1
+    mean = x[0].mean(0).repeat_interleave(6, 0).repeat_interleave(6, 1)
+    torch.testing.assert_close(picture[0, : 16 * 6, : 12 * 6], mean)
+    problem = Problem(x, Inpainting(torch.ones(1, 16, 12, dtype=torch.bool)), GaussianNoise(0.1))
+    figure = plots.show(result((2, 5, 16, 12)), problem, x, path=tmp_path / "a.png")
+    assert "the mean of 5 channels" in figure.get_suptitle()
+    assert set(shown(figure)) >= {"truth", "measurement", "posterior mean"}

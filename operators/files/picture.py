@@ -1,0 +1,488 @@
+"""The one decoder of images: what a file holds, and all that it says of itself."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import tokenize
+import warnings
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from genprior.operators.files import PIXELS, read_bytes
+from genprior.operators.files.deep import (
+    Deep,
+    check_size,
+    full_range,
+    read_png16,
+    read_pnm16,
+    read_tiff,
+    upright,
+)
+
+Range = tuple[float, float] | Literal["auto"] | None
+"""The values of black and white in a file; auto: its least and its largest; None: the format's."""
+
+FORMATS = (*("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"),)
+"""What Pillow may try; its others run programs, or cut and drop in silence."""
+
+ROUNDING = 1 / 255
+"""How far outside [0, 1] a floating-point photo may stray before it is refused."""
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What Pillow and numpy raise on bytes that are no image, or only the beginning of one.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError),
+    *(struct.error, zlib.error, tokenize.TokenError, RuntimeError, MemoryError),
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one image file holds.
+
+    Attributes:
+        values: (C, H, W), upright: uint8 and uint16 over their whole range, or the numbers of the
+            file where their range is not known.
+        depth: Bits of a sample in the file.
+        form: The format's name, "PNG".
+        dpi: Pixels an inch, across and down.
+        profile: An ICC profile that has not been applied, and belongs into what is written.
+        steps: (8, 8) steps that a JPEG's brightness was rounded to, by frequency, of 255.
+        transparent: Some pixels were seen through; they were laid on white.
+        notes: What was left out or changed, one sentence each.
+    """
+
+    values: np.ndarray
+    depth: int = 8
+    form: str = ""
+    dpi: tuple[float, float] | None = None
+    profile: bytes | None = None
+    steps: np.ndarray | None = None
+    transparent: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def decode(data: bytes, name: str, *, managed: bool = True) -> Picture:
+    """Decode an encoded image or .npy array.
+
+    Args:
+        data: The file's content.
+        name: What to call it in errors; .npy and .dcm are known by it.
+        managed: Convert colours to sRGB from the profile that the file holds.
+    Raises:
+        ValueError: It is empty, truncated, damaged, no image, or too large; it is named.
+    """
+    if not data:
+        raise ValueError(f"{name} is empty (0 bytes), not an image")
+    try:
+        if name.lower().endswith(".npy"):
+            values = channels_first(np.load(_checked_npy(data), allow_pickle=False))
+            check_size(*values.shape[1:])
+            if values.dtype.kind not in "buif":
+                raise ValueError(f"pixels must be numbers, not {values.dtype}")
+            return Picture(values, 8 * values.itemsize, "NPY")
+        if data[128:132] == b"DICM":
+            return _from_dicom(data)
+        return _from_image(data, managed)
+    except _UNREADABLE as error:
+        raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
+
+
+def header_size(data: bytes, name: str) -> tuple[int, int] | None:
+    """Read (height, width) without decoding; None where only decoding tells.
+
+    Raises:
+        ValueError: It is more than is read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
+                check_size(image.height, image.width)
+                return image.height, image.width
+    except UnidentifiedImageError:
+        return None
+    except _UNREADABLE as error:
+        raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
+
+
+def declared(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
+    """Read the header of a .npy: the shape of its array, and how many bytes of values follow."""
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+        raise ValueError(f"its version {version} of .npy is not read")
+    shape, _, dtype = read[version](file)
+    return shape, dtype.itemsize * math.prod(shape)
+
+
+def _checked_npy(data: bytes) -> io.BytesIO:
+    """Refuse an array whose header declares more than there is: it would be made room for."""
+    file = io.BytesIO(data)
+    _, size = declared(file)
+    if size > len(data) - file.tell():
+        raise ValueError(f"its header declares {size} bytes, {len(data) - file.tell()} came")
+    return io.BytesIO(data)
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {PIXELS / 1e6:.0f} million pixels: make it smaller first"
+    if isinstance(error, UnidentifiedImageError):
+        text = not (set(data[:512]) & set(range(9)))
+        return "it holds text" if text else "its format is unknown, or its beginning is damaged"
+    return str(error) or type(error).__name__
+
+
+def _from_image(data: bytes, managed: bool) -> Picture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow's own, on odd metadata and large images
+        try:
+            file = Image.open(io.BytesIO(data), formats=_known_formats())
+        except UnidentifiedImageError:
+            if data[:4] not in _TIFF:
+                raise
+            deep = read_tiff(data)  # more samples or bits than Pillow has modes for
+            return Picture(_on_white(deep), deep.depth, "TIFF", notes=deep.notes)
+        with file as image:
+            check_size(image.height, image.width)
+            form = image.format or ""
+            about = {
+                "form": "JPEG" if form == "MPO" else form,
+                "dpi": _dpi(image),
+                "steps": _steps(image),
+            }
+            deep = _deep(image, data)
+            picture = _from_deep(image, deep) if deep else _from_pillow(image, managed)
+            notes = picture.notes + tuple(_left_out(image, data))
+    return replace(picture, notes=notes, **about)
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        with suppress(ImportError):
+            import_module("pillow_heif").register_heif_opener()  # of the extra [formats]
+    return tuple(form for form in FORMATS if form in Image.OPEN)
+
+
+def _from_dicom(data: bytes) -> Picture:
+    try:
+        pydicom = import_module("pydicom")
+    except ImportError as error:
+        raise ValueError("DICOM needs pydicom: pip install genprior[formats]") from error
+    try:
+        file = pydicom.dcmread(io.BytesIO(data))
+        if file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1:
+            raise ValueError("DICOM is read of one grey frame only")
+        check_size(int(file.Rows), int(file.Columns))
+        values, top = file.pixel_array[None], 2 ** int(file.BitsStored) - 1
+    except (AttributeError, pydicom.errors.InvalidDicomError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    notes = ()
+    if "RescaleSlope" in file or "WindowCenter" in file:
+        notes = ("its rescaling and window are not applied: these are the numbers as stored",)
+    if file.PhotometricInterpretation == "MONOCHROME1":
+        values = top - values  # white is 0
+    if values.dtype.kind == "u":
+        values = values if top == 255 else full_range(values, top)
+    return Picture(values, int(file.BitsStored), "DICOM", notes=notes)
+
+
+def _deep(image: Image.Image, data: bytes) -> Deep | None:
+    """Read what Pillow would cut to 8 bits or take for something else; None for all others."""
+    mode = image.mode
+    if image.format == "PNG" and data[24] == 16:
+        return read_png16(data)
+    if image.format == "PPM" and data[:2] in (b"P3", b"P5", b"P6") and _largest(image) > 255:
+        return read_pnm16(data)
+    if image.format == "JPEG2000" and mode == "I;16":
+        depth = _depth_declared(data)
+        values = np.asarray(image) >> (16 - depth)  # Pillow shifts them up
+        return Deep(full_range(values, 2**depth - 1)[None], None, depth)
+    if image.format != "TIFF":
+        return None
+    tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
+    if tags.get(254, 0) & 1:
+        raise ValueError("it shows a preview first, as a camera's raw file does: save it as PNG")
+    depth, samples = max(tags.get(258, (1,))), tags.get(277, 1)
+    if depth <= 8 and samples == len(image.getbands()):
+        return None
+    if not mode.startswith("I;16") and (mode, depth) != ("F", 32):
+        return read_tiff(data)
+    values = np.asarray(image)[None]  # Pillow has turned it upright
+    if mode != "F":
+        values = full_range(values.astype(np.uint16), 2**depth - 1)
+    if tags.get(262) == 0:
+        values = values.max() * 0 + (1 if mode == "F" else 65535) - values
+    return Deep(values, None, depth)
+
+
+def _from_deep(image: Image.Image, deep: Deep) -> Picture:
+    profile = image.info.get("icc_profile")
+    notes = deep.notes
+    if profile and "sRGB" not in (name := _profile_name(profile)):
+        notes += (f"its colour profile ({name}) is not applied to {deep.depth} bits",)
+    if image.format == "PNG":
+        turn = image.getexif().get(0x0112, 1)
+        alpha = None if deep.alpha is None else upright(deep.alpha, turn)
+        deep = deep._replace(values=upright(deep.values, turn), alpha=alpha)
+    seen_through = deep.alpha is not None and bool((deep.alpha < 1).any())
+    if seen_through:
+        notes += (_LAID_ON_WHITE,)
+    return Picture(
+        _on_white(deep), deep.depth, profile=profile, transparent=seen_through, notes=notes
+    )
+
+
+_LAID_ON_WHITE = "its transparent pixels are laid on white"
+
+
+def _on_white(deep: Deep) -> np.ndarray:
+    if deep.alpha is None:
+        return deep.values
+    whole = deep.values.dtype.kind in "iu"
+    white = np.iinfo(deep.values.dtype).max if whole else 1
+    laid = deep.values * deep.alpha + white * (1 - deep.alpha)
+    return (np.rint(laid) if whole else laid).astype(deep.values.dtype)
+
+
+def _from_pillow(image: Image.Image, managed: bool) -> Picture:
+    """Bring 8 bits of any mode to grey or sRGB."""
+    depth = 1 if image.mode == "1" else 8
+    profile = image.info.get("icc_profile")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    grey = image.mode in ("1", "L", "LA", "La")
+    notes: list[str] = []
+    if image.mode in ("I", "F"):  # plain PGM of 16 bits, PFM
+        values = np.asarray(image)[None]
+        return Picture(values.astype(np.uint16) if image.mode == "I" else values, 16)
+    if image.has_transparency_data:
+        image, seen_through = _flattened(image)
+        notes += [_LAID_ON_WHITE] if seen_through else []
+    if image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("L" if grey else "RGB")
+    transparent = bool(notes)
+    if image.mode in ("CMYK", "LAB") or (profile and managed):
+        image, note = _in_srgb(image, profile)
+        notes += [note] if note else []
+    values = np.asarray(image.convert("L") if grey and image.mode != "L" else image)
+    values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    return Picture(values, depth, transparent=transparent, notes=tuple(notes))
+
+
+def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Lay an image on white, and say whether anything of it was seen through."""
+    full = image.convert("RGBA")
+    alpha = full.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return full.convert("RGB"), False
+    laid = Image.new("RGB", image.size, "white")
+    laid.paste(full, mask=alpha)
+    return laid, True
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    """Convert colours to sRGB, and say from what."""
+    name = _profile_name(profile) if profile else ""
+    if "sRGB" in name and image.mode == "RGB":
+        return image, ""
+    try:
+        if profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        elif image.mode == "LAB":
+            source = ImageCms.createProfile("LAB")
+        else:
+            return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError) as error:
+        if image.mode == "LAB":
+            raise ValueError(f"its Lab colours cannot be converted: {error}") from error
+        return image.convert("RGB") if image.mode == "CMYK" else image, (
+            f"its colour profile ({name}) does not fit and is ignored"
+        )
+    assert converted is not None
+    return converted, f"its colours are converted from {name or 'Lab'} to sRGB"
+
+
+def _profile_name(profile: bytes) -> str:
+    try:
+        return ImageCms.getProfileDescription(io.BytesIO(profile)).strip()  # pyright: ignore
+    except (ImageCms.PyCMSError, OSError):
+        return "damaged"
+
+
+def _left_out(image: Image.Image, data: bytes) -> list[str]:
+    """Say what the first page at 8 bits does not show."""
+    notes = []
+    if getattr(image, "is_animated", False) and image.format != "HEIF":
+        notes.append("holds several pages or frames; only the first is read")
+    if image.format in ("JPEG2000", "AVIF", "HEIF") and not image.mode.startswith("I"):
+        depth = _depth_declared(data)
+        if depth > 8:
+            notes.append(f"its {depth} bits are cut to 8: save it as 16-bit PNG or TIFF")
+    gamma = image.info.get("gamma")
+    if gamma and abs(gamma * 2.2 - 1) > 0.05 and "icc_profile" not in image.info:
+        notes.append(f"is written for a gamma of {1 / gamma:.2g}; it is read as sRGB")
+    return notes
+
+
+def _depth_declared(data: bytes) -> int:
+    """Read the bits of a sample from the headers of JPEG 2000, AVIF or HEIF."""
+    codestream, box = data.find(b"\xff\x4f\xff\x51"), data.find(b"pixi")
+    if data[4:8] == b"ftyp":
+        return data[box + 9] if box > 0 else 8
+    return (data[codestream + 42] & 127) + 1
+
+
+def _largest(image: Image.Image) -> int:
+    """The largest value of a PNM, which Pillow keeps for its decoder only."""
+    arguments: Any = vars(image)["tile"][0][3]
+    if image.mode == "I" or arguments[0] == "I;16B":
+        return 65535
+    return arguments[1] if isinstance(arguments[1], int) else 255
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    dpi = image.info.get("dpi")
+    if not isinstance(dpi, tuple) or not all(1 <= float(d) <= 1e5 for d in dpi):
+        return None
+    return float(dpi[0]), float(dpi[1])
+
+
+def _steps(image: Image.Image) -> np.ndarray | None:
+    table = getattr(image, "quantization", {}).get(0)
+    if table is None:
+        return None
+    steps = np.array(table, dtype=float).reshape(8, 8)
+    return steps.T if image.getexif().get(0x0112, 1) > 4 else steps
+
+
+# Values
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W)."""
+    if array.ndim == 2:
+        array = array[None]
+    elif array.ndim == 3 and array.shape[-1] <= array.shape[0]:
+        array = array.transpose(2, 0, 1)
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"(H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came")
+    return array
+
+
+def in_unit(
+    array: np.ndarray, name: str, value_range: Range = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Bring values to what stands for [0, 1]: uint8 and uint16 as they are, else float32.
+
+    Args:
+        array: Of any shape.
+        name: What to call it in errors.
+        value_range: The values of black and white.
+    Returns:
+        The array, and notes on what was changed or is odd.
+    Raises:
+        ValueError: No numbers; floats outside [0, 1] or other whole numbers without a range.
+    """
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{name}: pixels must be numbers, not {array.dtype}")
+    if value_range is not None:
+        return _spread(array, name, value_range)
+    if array.dtype == np.uint8:
+        return array, ()
+    if array.dtype == np.uint16:
+        top = int(array.max())
+        if 0 < top * 8 < 65536:
+            return array, (
+                f"is nearly black: {top} of 65535 is its largest value; value_range=(0, {top}) or "
+                "'auto' (--value-range) makes it white",
+            )
+        return array, ()
+    low, high = float(array.min()), float(array.max())
+    if array.dtype.kind in "iu":
+        raise ValueError(
+            f"{name} holds {array.dtype} from {low:.6g} to {high:.6g}, and nothing says what is "
+            f"white: give value_range=({min(low, 0):.6g}, {high:.6g}) or 'auto' (--value-range)"
+        )
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails too
+        raise ValueError(
+            f"{name} has pixels from {low:.4g} to {high:.4g}; they must lie in [0, 1]: divide by "
+            "the largest value that the format can hold, or give value_range (--value-range)"
+        )
+    array = array.astype(np.float32, copy=False)
+    return (array if low >= 0 and high <= 1 else array.clip(0, 1)), ()
+
+
+def _spread(
+    array: np.ndarray, name: str, value_range: tuple[float, float] | Literal["auto"]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(low + high):
+        raise ValueError(f"{name} has NaN or infinite pixels")
+    black, white = (low, high) if value_range == "auto" else value_range
+    if not white > black:
+        raise ValueError(f"{name}: a range of values must rise, not go from {black} to {white}")
+    values = ((array - np.float64(black)) / (white - black)).astype(np.float32)
+    if low >= black and high <= white:
+        return values, ()
+    share = float(((array < black) | (array > white)).mean())
+    return values.clip(0, 1), (f"{share:.1%} of its values lie outside the range and are clipped",)
+
+
+def with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """Convert (..., C, H, W) to the asked channel count: grey repeated, colour to luma."""
+    have = array.shape[-3]
+    if have == channels:
+        return array
+    if have == 1:
+        return np.repeat(array, channels, axis=-3)
+    if have == 3 and channels == 1:  # ITU-R 601, as Pillow's own conversion
+        luma = np.tensordot(array, np.array([0.299, 0.587, 0.114]), axes=([-3], [0]))
+        if array.dtype.kind != "f":
+            luma = np.rint(luma)
+        return np.expand_dims(luma, -3).astype(array.dtype)
+    raise ValueError(f"{name} has {have} channels, which cannot become {channels}")
+
+
+def read_grey(path: str | Path, *, any_range: bool = False) -> np.ndarray:
+    """Read a mask or kernel as (H, W), float64 in [0, 1]; its colours are taken as they stand.
+
+    Args:
+        path: An image or .npy file.
+        any_range: Numbers whose white is not known, and floats, are returned as they are.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, damaged, or partly transparent.
+    """
+    picture = decode(read_bytes(path), str(path), managed=False)
+    if picture.transparent:
+        raise ValueError(f"{path} is partly transparent: flatten it to black and white")
+    if picture.notes:
+        warnings.warn(f"{path}: {'; '.join(picture.notes)}", stacklevel=3)
+    if picture.form == "NPY" and len(picture.values) != 1:
+        raise ValueError(f"{path} must be (H, W), not {picture.values.shape}")
+    values = with_channels(picture.values, 1, str(path))[0]
+    if not any_range and values.dtype not in (np.uint8, np.uint16):
+        values, _ = in_unit(values, str(path))
+    top = np.iinfo(values.dtype).max if values.dtype in (np.uint8, np.uint16) else 1
+    return values.astype(np.float64) / top
