@@ -252,7 +252,7 @@ def check_svd(example: Example) -> None:
 def check_single_precision(example: Example) -> None:
     """In float32 everything stays float32, through the solve of a posterior's mean too.
 
-        E[x | y] = m + s^2 A^T (s^2 A A^T + sigma^2 I)^-1 (y - A m),   x ~ N(m, s^2 I)
+    E[x | y] = m + s^2 A^T (s^2 A A^T + sigma^2 I)^-1 (y - A m),   x ~ N(m, s^2 I)
     """
     operator, (damping, scale) = example.linear, example.levels
     y = operator(example.x)

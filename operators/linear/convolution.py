@@ -11,6 +11,7 @@ from genprior.operators.base import Shape
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Map, Spectrum
 
+
 class _Convolution(LinearOperator):
     """Shares the circular convolution with a kernel that is centred at (h // 2, w // 2)."""
 
