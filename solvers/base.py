@@ -102,8 +102,9 @@ class Solver(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if isinstance(getattr(cls, "needs", None), type):
-            cls.needs = (cls.needs,)
+        needs = vars(cls).get("needs")
+        if isinstance(needs, type):
+            cls.needs = (needs,)
         base = any(getattr(getattr(cls, n, None), "__isabstractmethod__", False) for n in dir(cls))
         if not (base or cls.__name__.startswith("_")):
             Solver.registry[cls.__name__] = cls

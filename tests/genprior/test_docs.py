@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ["docs/guides/write-your-own.md", "README.md"]
+PAGES = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
