@@ -124,7 +124,8 @@ class Problem:
                 f"{type(self.noise).__name__} has no sigma: this needs GaussianNoise, or a "
                 "solver that serves other noise"
             )
-        sigma = torch.as_tensor(self.noise.sigma).to(self.y)
+        # not as_tensor(...).to(y): that rounds a float to float32 on the way
+        sigma = torch.as_tensor(self.noise.sigma, dtype=self.y.dtype, device=self.y.device)
         return sigma.reshape(-1).expand(len(self.y))
 
     @cached_property
