@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genprior.operators import GaussianNoise, Identity, LinearOperator, Problem
+from genprior.operators import Identity, Problem
 from genprior.operators.random import Generators
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
 from genprior.solvers import (
@@ -25,14 +25,12 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
     Raises:
         TypeError: No sampler serves this pair.
     """
-    linear = isinstance(problem.operator, LinearOperator)
-    linear_gaussian = linear and isinstance(problem.noise, GaussianNoise)
-    if isinstance(prior, ExactPrior) and linear_gaussian:
+    if isinstance(prior, ExactPrior) and problem.linear_gaussian:
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
-        if linear_gaussian and isinstance(problem.operator, Identity):
-            return DenoisingPosterior()
-        return MMPS() if linear_gaussian else DPS()
+        if not problem.linear_gaussian:
+            return DPS()
+        return DenoisingPosterior() if isinstance(problem.operator, Identity) else MMPS()
     if isinstance(prior, LatentPrior):
         return LatentSampler()
     raise TypeError(

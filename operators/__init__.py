@@ -1,7 +1,7 @@
 """What degrades an image: operators, masks, kernels, noise, and the problem that they pose."""
 
 from genprior.operators import kernels, masks
-from genprior.operators.base import Operator
+from genprior.operators.base import Operator, fits
 from genprior.operators.deepinv import from_deepinv, to_deepinv
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.compose import Compose
@@ -31,6 +31,7 @@ __all__ = [
     "Problem",
     "Spectrum",
     "conjugate_gradient",
+    "fits",
     "from_deepinv",
     "kernels",
     "masks",

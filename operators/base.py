@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ def concrete(shape: Shape) -> tuple[int, ...]:
     if len(sizes) < len(shape):
         raise ValueError(f"a shape without None is needed here, but {tuple(shape)} came")
     return sizes
+
+
+def fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    """Whether two shapes agree: as many axes, and one size where neither leaves it open (None)."""
+    return len(shape) == len(wanted) and all(
+        a == b or a is None or b is None for a, b in zip(shape, wanted, strict=True)
+    )
 
 
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
@@ -59,6 +67,11 @@ class Operator(nn.Module, ABC):
     def observed(self) -> Tensor | None:
         """Which entries of y are real: bool, broadcasts to y (B, ...); None for all."""
         return None
+
+    def keep_observed(self, y: Tensor) -> Tensor:
+        """Return y with zeros where nothing is observed."""
+        observed = self.observed
+        return y if observed is None else torch.where(observed, y, 0.0)
 
     @property
     def rows(self) -> int | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from genprior.operators.base import Operator, Shape
+from genprior.operators.base import Operator, Shape, concrete, fits
 from genprior.operators.linear.base import LinearOperator
-from genprior.operators.noise import Noise
+from genprior.operators.noise import GaussianNoise, Noise
 from genprior.operators.random import Generators
 
 
@@ -51,7 +53,7 @@ class Problem:
         x: Tensor, operator: Operator, noise: Noise, *, generator: Generators = None
     ) -> Problem:
         """Degrade the images x (B, C, H, W); zeros stand where nothing is observed."""
-        if not _fits(x.shape[1:], operator.image_shape):
+        if not fits(x.shape[1:], operator.image_shape):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, but {type(operator).__name__} takes images "
                 f"{_batched(operator.image_shape)}"
@@ -82,17 +84,85 @@ class Problem:
     def image_shape(self) -> Shape:
         """The operator's image shape, what it leaves open filled in from y where it is linear."""
         shape = self.operator.image_shape
-        if None in shape and isinstance(self.operator, LinearOperator):
-            shape = tuple(self.operator.take(self._row(0)).adjoint(self.y[:1]).shape[1:])
+        if None in shape and self.linear:
+            first = torch.tensor([0], device=self.y.device)
+            shape = tuple(self.linear_operator.take(first).adjoint(self.y[:1]).shape[1:])
         return shape
+
+    @property
+    def linear(self) -> bool:
+        """Whether the operator is linear."""
+        return isinstance(self.operator, LinearOperator)
+
+    @property
+    def linear_gaussian(self) -> bool:
+        """Whether the operator is linear and the noise Gaussian, as closed forms ask."""
+        return self.linear and isinstance(self.noise, GaussianNoise)
+
+    @property
+    def linear_operator(self) -> LinearOperator:
+        """The operator.
+
+        Raises:
+            TypeError: It is not linear.
+        """
+        if not isinstance(self.operator, LinearOperator):
+            raise TypeError(
+                f"a linear operator is needed here; {type(self.operator).__name__} is not one"
+            )
+        return self.operator
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of the Gaussian noise of each measurement, (B,), in y's dtype.
+
+        Raises:
+            TypeError: The noise is not Gaussian.
+        """
+        if not isinstance(self.noise, GaussianNoise):
+            raise TypeError(
+                f"{type(self.noise).__name__} has no sigma: this needs GaussianNoise, or a "
+                "solver that serves other noise"
+            )
+        # not as_tensor(...).to(y): that rounds a float to float32 on the way
+        sigma = torch.as_tensor(self.noise.sigma, dtype=self.y.dtype, device=self.y.device)
+        return sigma.reshape(-1).expand(len(self.y))
+
+    @cached_property
+    def observed_count(self) -> Tensor:
+        """Number of observed entries of each measurement, (B,), in y's dtype."""
+        observed = self.operator.observed
+        if observed is None:
+            return self.y.new_full((len(self.y),), self.y[0].numel())
+        return observed.expand_as(self.y).flatten(1).sum(1).to(self.y)
+
+    def through(
+        self,
+        decoder: Callable[[Tensor], Tensor],
+        *,
+        latent_shape: Sequence[int] | None = None,
+    ) -> Problem:
+        """Pose y = A(decode(z)) + noise: a nonlinear problem in the code z, for priors of codes.
+
+        Args:
+            decoder: Maps codes (B, *latent_shape) to images (B, C, H, W), rows independent; where
+                it has a method `decode`, that one.
+            latent_shape: Of one code; the decoder's own if None.
+        Raises:
+            ValueError: No latent shape is known.
+        """
+        shape = getattr(decoder, "latent_shape", None) if latent_shape is None else latent_shape
+        if shape is None:
+            raise ValueError(
+                f"{type(decoder).__name__} has no latent_shape: pass latent_shape=, that of one "
+                "code"
+            )
+        operator = Decoded(self.operator, decoder, tuple(shape), tuple(self.y.shape[1:]))
+        return Problem._trusted(self.y, operator, self.noise)
 
     def residual(self, x: Tensor) -> Tensor:
         """Return y - A(x) on the observed entries and 0 elsewhere, (B, *measurement_shape)."""
-        residual = self.y - self.operator(x)
-        observed = self.operator.observed
-        if observed is None:
-            return residual
-        return torch.where(observed, residual, 0.0)
+        return self.operator.keep_observed(self.y - self.operator(x))
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """Return log p(y | x) in nats, observed entries only, for x (B, C, H, W): (B,)."""
@@ -118,9 +188,6 @@ class Problem:
             object.__setattr__(problem, name, value)
         return problem
 
-    def _row(self, i: int) -> Tensor:
-        return torch.tensor([i], device=self.y.device)
-
     def _check_types(self) -> None:
         checks: list[tuple[str, Any, type]] = [
             ("y", self.y, Tensor),
@@ -135,7 +202,7 @@ class Problem:
 
     def _check_shapes(self) -> None:
         expected = self.operator.measurement_shape
-        if self.y.ndim == 0 or len(self.y) == 0 or not _fits(self.y.shape[1:], expected):
+        if self.y.ndim == 0 or len(self.y) == 0 or not fits(self.y.shape[1:], expected):
             raise ValueError(
                 f"y has shape {tuple(self.y.shape)}, but {type(self.operator).__name__} measures "
                 f"{_batched(expected)} with B >= 1"
@@ -160,10 +227,32 @@ class Problem:
             raise ValueError(f"mixed devices: {listing}; move them, or use Problem.to")
 
 
-def _fits(came: Sequence[int], shape: Shape) -> bool:
-    return len(came) == len(shape) and all(
-        want in (None, has) for has, want in zip(came, shape, strict=True)
-    )
+class Decoded(Operator):
+    """z -> A(decode(z)). See `Problem.through`."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        decoder: Callable[[Tensor], Tensor],
+        latent_shape: tuple[int, ...],
+        measurement_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__(concrete(latent_shape), measurement_shape)
+        self.operator, self.decoder = operator, decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(getattr(self.decoder, "decode", self.decoder)(x))
+
+    @property
+    def observed(self) -> Tensor | None:
+        return self.operator.observed
+
+    @property
+    def rows(self) -> int | None:
+        return self.operator.rows
+
+    def take(self, index: Tensor) -> Self:
+        return self if self.rows is None else self._copy_with(operator=self.operator.take(index))
 
 
 def _batched(shape: Shape) -> str:

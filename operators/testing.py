@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genprior.operators.base import Operator, concrete
+from genprior.operators.base import Operator, concrete, fits, per_row
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.random import normal, uniform
 
@@ -40,7 +40,8 @@ class Example:
 
     @property
     def linear(self) -> LinearOperator:
-        assert isinstance(self.operator, LinearOperator)
+        if not isinstance(self.operator, LinearOperator):
+            raise TypeError(f"{type(self.operator).__name__} is not linear")
         return self.operator
 
     @property
@@ -90,10 +91,9 @@ def check_shapes(example: Example) -> None:
         assert y.dtype == x.dtype, f"{x.dtype} images gave {y.dtype} measurements"
         assert y.device == x.device, f"images on {x.device} gave measurements on {y.device}"
         declared = example.operator.measurement_shape
-        fits = len(declared) == y.ndim - 1 and all(
-            n in (None, m) for n, m in zip(declared, y.shape[1:], strict=True)
+        assert fits(y.shape[1:], declared), (
+            f"measurements are {tuple(y.shape[1:])}, but {declared} is declared"
         )
-        assert fits, f"measurements are {tuple(y.shape[1:])}, but {declared} is declared"
         assert len(y) == len(x), f"{len(x)} images gave {len(y)} measurements"
     _close(example.operator(example.x.float()), y, "float32 and float64 measurements", 1e-3)
 
@@ -249,6 +249,39 @@ def check_svd(example: Example) -> None:
     _close(squares, frobenius, "the sum of s^2 and |A|_F^2", 1e-8)
 
 
+def check_single_precision(example: Example) -> None:
+    """In float32 everything stays float32, through the solve of a posterior's mean too.
+
+    E[x | y] = m + s^2 A^T (s^2 A A^T + sigma^2 I)^-1 (y - A m),   x ~ N(m, s^2 I)
+    """
+    operator, (damping, scale) = example.linear, example.levels
+    y = operator(example.x)
+
+    def mean(y: Tensor) -> Tensor:
+        m = torch.full_like(example.x, 0.5).to(y)
+        u = operator.solve_gram(y - operator(m), damping.to(y), scale=scale.to(y))
+        return m + per_row(scale, m) * operator.adjoint(u)
+
+    def filtered(y: Tensor) -> Tensor:
+        svd = operator.svd(y)
+        if svd is None:
+            return operator.adjoint(y)
+        s = svd.singular_values
+        return svd.v(s * svd.ut(y)) + svd.v(svd.vt(operator.adjoint(y)))
+
+    solves: dict[str, Callable[[Tensor], Tensor]] = {
+        "a posterior mean by solve_gram": mean,
+        "images from svd": filtered,
+        "gram_log_determinant": lambda y: operator.gram_log_determinant(damping.to(y), like=y),
+        "gram_diagonal": lambda y: operator.gram_diagonal(damping.to(y), like=y),
+    }
+    for name, solve in solves.items():
+        found, expected = solve(y.float()), solve(y)
+        for dtype, value in ((torch.float32, found), (torch.float64, expected)):
+            assert value.dtype == dtype, f"{name}: {dtype} measurements gave {value.dtype}"
+        _close(found.double(), expected, f"{name}: float32 and float64", 1e-3)
+
+
 CHECKS: tuple[Callable[[Example], None], ...] = (
     check_shapes,
     check_rows,
@@ -262,6 +295,7 @@ LINEAR_CHECKS: tuple[Callable[[Example], None], ...] = (
     check_solve_gram,
     check_solve_rows,
     check_svd,
+    check_single_precision,
 )
 
 

@@ -1,27 +1,26 @@
 """Solvers: what inverts the degradation. `available(prior)` lists those that serve a prior."""
 
-# Their order is that of `available`: the recommended first.
-# isort: off
 from genprior.solvers.base import Counted, Solver, available
 from genprior.solvers.chunks import Chunk, Solution
-from genprior.solvers.exact import ExactPosterior
-from genprior.solvers.diffusion.mmps import MMPS
 from genprior.solvers.diffusion.daps import DAPS
-from genprior.solvers.diffusion.smc import SMC
-from genprior.solvers.diffusion.pigdm import PiGDM
-from genprior.solvers.diffusion.dps import DPS
-from genprior.solvers.diffusion.diffpir import DiffPIR
-from genprior.solvers.diffusion.ddrm import DDRM
 from genprior.solvers.diffusion.ddnm import DDNM
-from genprior.solvers.diffusion.repaint import RePaint
+from genprior.solvers.diffusion.ddrm import DDRM
 from genprior.solvers.diffusion.denoising import DenoisingPosterior
+from genprior.solvers.diffusion.diffpir import DiffPIR
+from genprior.solvers.diffusion.dps import DPS
+from genprior.solvers.diffusion.mmps import MMPS
+from genprior.solvers.diffusion.pigdm import PiGDM
 from genprior.solvers.diffusion.reddiff import REDDiff
-from genprior.solvers.latent.latent_sampler import LatentSampler
-from genprior.solvers.latent.latent_map import LatentMAP
+from genprior.solvers.diffusion.repaint import RePaint
+from genprior.solvers.diffusion.smc import SMC
+from genprior.solvers.exact import ExactPosterior
 from genprior.solvers.latent.joint_map import JointMAP
+from genprior.solvers.latent.latent_map import LatentMAP
+from genprior.solvers.latent.latent_sampler import LatentSampler
 from genprior.solvers.result import Result
-
-# isort: on
+from genprior.solvers.walk.guided import GuidedSolver
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
 
 __all__ = [
     "DAPS",
@@ -34,7 +33,9 @@ __all__ = [
     "Counted",
     "DenoisingPosterior",
     "DiffPIR",
+    "DiffusionSolver",
     "ExactPosterior",
+    "GuidedSolver",
     "JointMAP",
     "LatentMAP",
     "LatentSampler",
@@ -44,5 +45,6 @@ __all__ = [
     "Result",
     "Solution",
     "Solver",
+    "Walk",
     "available",
 ]

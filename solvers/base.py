@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from genprior.operators import GaussianNoise, LinearOperator, Problem
+from genprior.operators import GaussianNoise, Problem, fits
+from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
 from genprior.solvers.chunks import Chunk, Solution, join
 from genprior.solvers.result import Result, paired_std
+
+RANKING = (
+    "ExactPosterior",
+    "MMPS",
+    "DAPS",
+    "SMC",
+    "PiGDM",
+    "DPS",
+    "DiffPIR",
+    "DDRM",
+    "DDNM",
+    "RePaint",
+    "DenoisingPosterior",
+    "REDDiff",
+    "LatentSampler",
+    "LatentMAP",
+    "JointMAP",
+)
+"""The order in which solvers are recommended; those of others come after them."""
 
 ROW_VALUES = 2**21
 """Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
@@ -27,7 +48,7 @@ class Counted:
     """A prior whose network evaluations are counted, in rows. Other attributes pass through."""
 
     def __init__(self, prior: Prior) -> None:
-        self.prior = prior
+        self.prior: Any = prior
         self.forwards = 0
         self.vjps = 0
 
@@ -37,7 +58,7 @@ class Counted:
     @cached_property
     def data_scale(self) -> float:
         """s, the root mean square of the prior's standard deviation; some are slow to say it."""
-        return float(self.prior.data_std.double().square().mean().sqrt())  # type: ignore
+        return float(self.prior.data_std.double().square().mean().sqrt())
 
     def _count(self, output: Tensor) -> Tensor:
         self.forwards += output.shape[0]
@@ -49,13 +70,13 @@ class Counted:
         self.vjps += gradient.shape[0]
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return self._count(self.prior.denoise(x, sigma))  # type: ignore[operator]
+        return self._count(self.prior.denoise(x, sigma))
 
     def decode(self, z: Tensor) -> Tensor:
-        return self._count(self.prior.decode(z))  # type: ignore[operator]
+        return self._count(self.prior.decode(z))
 
     def encode(self, x: Tensor) -> Tensor:
-        return self._count(self.prior.encode(x))  # type: ignore[operator]
+        return self._count(self.prior.encode(x))
 
 
 @dataclass(frozen=True)
@@ -63,14 +84,16 @@ class Solver(ABC):
     """Draws from p(x | y), or maximises it. Fields are hyperparameters; data goes to the call.
 
     Attributes:
-        needs: The capability asked of the prior.
+        needs: The capabilities asked of the prior, all of them.
+        needs_besides: What is asked of it besides, in words; `serves` looks for it.
         linear: Whether the operator must be linear.
         gaussian: Whether the noise must be Gaussian.
         point_estimate: Whether it gives a mode or mean, not samples.
         joint: Whether an image's samples are drawn together, so that no chunk may split them.
     """
 
-    needs: ClassVar[type[Prior]]
+    needs: ClassVar[tuple[type[Prior], ...]]
+    needs_besides: ClassVar[str] = ""
     linear: ClassVar[bool] = False
     gaussian: ClassVar[bool] = False
     point_estimate: ClassVar[bool] = False
@@ -79,8 +102,17 @@ class Solver(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not cls.__name__.startswith("_"):
+        needs = vars(cls).get("needs")
+        if isinstance(needs, type):
+            cls.needs = (needs,)
+        base = any(getattr(getattr(cls, n, None), "__isabstractmethod__", False) for n in dir(cls))
+        if not (base or cls.__name__.startswith("_")):
             Solver.registry[cls.__name__] = cls
+
+    @classmethod
+    def serves(cls, prior: Prior) -> bool:
+        """Whether `prior` has all that this solver needs."""
+        return all(isinstance(prior, kind) for kind in cls.needs)
 
     def __call__(
         self,
@@ -96,7 +128,7 @@ class Solver(ABC):
 
         Args:
             problem: Measurements, operator and noise.
-            prior: Must have the capability `needs`.
+            prior: Must have the capabilities `needs`.
             num_samples: Samples for each image, S.
             generator: None, one generator, or one for each image: image i's samples then depend
                 on generator i alone, not on batch or chunk.
@@ -125,21 +157,21 @@ class Solver(ABC):
                 progress=progress,
             )
             parts.append((b0, self._solve_safely(chunk, counted)))
-        whole = join(parts)
-        std = whole.std
+        found = join(parts)
+        std = found.std
         if std is None and num_samples > 1:
-            std = paired_std(whole.samples) if self._paired else whole.samples.std(1)
+            std = paired_std(found.samples) if self._paired else found.samples.std(1)
         return Result(
-            samples=whole.samples,
-            mean=whole.samples.mean(1) if whole.mean is None else whole.mean,
+            samples=found.samples,
+            mean=found.samples.mean(1) if found.mean is None else found.mean,
             std=std,
             point_estimate=self.point_estimate,
-            converged=whole.converged,
+            converged=found.converged,
             forwards=counted.forwards / max(1, count * num_samples),
             vjps=counted.vjps / max(1, count * num_samples),
             seconds=time.perf_counter() - start,
-            latents=whole.latents,
-            trace=whole.trace,
+            latents=found.latents,
+            trace=found.trace,
             antithetic=self._paired,
             solver=repr(self),
         )
@@ -190,7 +222,7 @@ class Solver(ABC):
         if not isinstance(problem, Problem):
             raise TypeError(f"{name} takes a Problem first, not {type(problem).__name__}")
         check_capability(type(self), prior)
-        if self.linear and not isinstance(problem.operator, LinearOperator):
+        if self.linear and not problem.linear:
             raise TypeError(
                 f"{name} needs a linear operator; {type(problem.operator).__name__} is not. "
                 f"Nonlinear ones are served by {_names('linear', prior)}."
@@ -235,8 +267,7 @@ def rows_in_flight(
 
 
 def _default_rows(shape: tuple[int, int, int]) -> int:
-    channels, height, width = shape
-    return max(1, ROW_VALUES // (channels * height * width))
+    return max(1, ROW_VALUES // torch.Size(shape).numel())
 
 
 def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
@@ -245,44 +276,72 @@ def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
     Raises:
         ValueError: Operator and prior disagree on a size.
     """
-    known = (problem.operator.image_shape, prior.image_shape)
-    for ours, theirs in zip(*known, strict=True):
-        if None not in (ours, theirs) and ours != theirs:
-            raise ValueError(
-                f"the operator is for images {known[0]}, {type(prior).__name__} for {known[1]} "
-                "(channels, height, width; None is any): fit the photo or take another prior"
-            )
-    shape = tuple(a if a is not None else b for a, b in zip(*known, strict=True))
+    name, known = type(prior).__name__, (problem.operator.image_shape, prior.image_shape)
+    if not fits(*known):
+        raise ValueError(
+            f"the operator is for images {known[0]}, {name} for {known[1]} (channels, height, "
+            "width; None is any): fit the photo or take another prior"
+        )
+    shape = tuple(b if a is None else a for a, b in zip(*known, strict=True))
     if None in shape:
         shape = tuple(
-            a if a is not None else b for a, b in zip(shape, problem.image_shape, strict=True)
+            b if a is None else a for a, b in zip(shape, problem.image_shape, strict=True)
         )
-    for ours, theirs in zip(prior.image_shape, shape, strict=True):
-        if ours is not None and ours != theirs:
-            raise ValueError(f"y is of images {shape}, {type(prior).__name__} for {known[1]}")
-    return shape  # type: ignore[return-value]
+    if not fits(shape, known[1]):
+        raise ValueError(f"y is of images {shape}, {name} for {known[1]}")
+    channels, height, width = concrete(shape)
+    return channels, height, width
 
 
 def check_capability(solver: type[Solver], prior: Prior) -> None:
-    """Raise a TypeError that names the solvers that do serve `prior`, unless this one does."""
-    if isinstance(prior, solver.needs):
-        return
+    """Raise a TypeError that names the solvers that do serve `prior`, unless this one does.
+
+    A prior that has the capabilities by its class must have their attributes too.
+    """
     if not isinstance(prior, Prior):
         raise TypeError(f"{solver.__name__} takes a Prior second, not {type(prior).__name__}")
+    name = type(prior).__name__
+    if solver.serves(prior):
+        lacks = _lacking(solver.needs, prior)
+        if lacks:
+            raise TypeError(
+                f"{name} does not keep what its base classes promise: it lacks "
+                f"{', '.join(lacks)}. Set them in __init__; "
+                f"{' and '.join(kind.__name__ for kind in solver.needs)} say what they are"
+            )
+        return
     kinds = {LatentPrior: "latent", DenoisingPrior: "denoising", ExactPrior: "exact"}
     has = [word for kind, word in kinds.items() if isinstance(prior, kind)]
     what = f"{has[0]}-only" if len(has) == 1 else " and ".join(has) or "for sampling only"
     others = available(prior)
     advice = f"Try {others[0]}." if others else "No solver serves it."
-    raise TypeError(
-        f"{solver.__name__} needs {_article(solver.needs)}; {type(prior).__name__} is {what}. "
-        f"{advice}"
-    )
+    wanted = [_article(kind) for kind in solver.needs]
+    wanted += [solver.needs_besides] if solver.needs_besides else []
+    listing = ", ".join(wanted[:-1]) + " and " * (len(wanted) > 1) + wanted[-1]
+    raise TypeError(f"{solver.__name__} needs {listing}; {name} is {what}. {advice}")
 
 
-def available(prior: Prior) -> list[str]:
-    """Name the solvers that serve `prior`, the recommended first."""
-    return [name for name, solver in Solver.registry.items() if isinstance(prior, solver.needs)]
+def _lacking(needs: tuple[type[Prior], ...], prior: Prior) -> list[str]:
+    """Attributes that the capabilities declare and `prior` has not, in words."""
+    own = [name for name in _promised(needs) if not hasattr(type(prior), name)]
+    lacks = [name for name in own if not hasattr(prior, name)]
+    tensors = [name for name in own if name in ("data_mean", "data_std") and name not in lacks]
+    wrong = [name for name in tensors if not isinstance(getattr(prior, name), Tensor)]
+    return lacks + [f"{name} as a tensor" for name in wrong]
+
+
+@cache
+def _promised(needs: tuple[type[Prior], ...]) -> list[str]:
+    """Names of the attributes that capabilities declare."""
+    bases = [base for kind in needs for base in kind.__mro__ if issubclass(base, Prior)]
+    return list(dict.fromkeys(name for base in bases for name in inspect.get_annotations(base)))
+
+
+def available(prior: Prior | None = None) -> list[str]:
+    """Name the solvers that serve `prior`, or all of them, the recommended first."""
+    ranks = {name: rank for rank, name in enumerate(RANKING)}
+    names = sorted(Solver.registry, key=lambda name: ranks.get(name, len(ranks)))
+    return [name for name in names if prior is None or Solver.registry[name].serves(prior)]
 
 
 def _article(kind: type[Prior]) -> str:

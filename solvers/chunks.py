@@ -58,18 +58,22 @@ class Solution:
 
     Attributes:
         samples: (b, S, C, H, W).
-        converged: (b,) bool.
+        converged: (b,) bool; where left out, whether all of an image's samples are finite.
         mean, std: (b, C, H, W) where known exactly.
         latents: (b, S, *latent_shape).
         trace: Named (steps, b) tensors.
     """
 
     samples: Tensor
-    converged: Tensor
+    converged: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     mean: Tensor | None = None
     std: Tensor | None = None
     latents: Tensor | None = None
     trace: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.converged):
+            object.__setattr__(self, "converged", self.samples.isfinite().flatten(1).all(1))
 
 
 def join(parts: list[tuple[int, Solution]]) -> Solution:
@@ -81,7 +85,7 @@ def join(parts: list[tuple[int, Solution]]) -> Solution:
     if len(groups) == 1:
         return groups[0]
 
-    def whole(values: list[Tensor | None]) -> Tensor | None:
+    def along_images(values: list[Tensor | None]) -> Tensor | None:
         found = [v for v in values if v is not None]
         return torch.cat(found) if found else None
 
@@ -89,9 +93,9 @@ def join(parts: list[tuple[int, Solution]]) -> Solution:
     return Solution(
         samples=torch.cat([g.samples for g in groups]),
         converged=torch.cat([g.converged for g in groups]),
-        mean=whole([g.mean for g in groups]),
-        std=whole([g.std for g in groups]),
-        latents=whole([g.latents for g in groups]),
+        mean=along_images([g.mean for g in groups]),
+        std=along_images([g.std for g in groups]),
+        latents=along_images([g.latents for g in groups]),
         trace={
             k: torch.cat([_padded(g.trace[k], n) for g in groups], 1) for k, n in steps.items()
         },

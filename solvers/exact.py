@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from genprior.priors.base import ExactPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import Chunk, Solution
@@ -22,17 +20,15 @@ class ExactPosterior(Solver):
         for stationary textures kriging (Galerne, Leclaire 2017).
     """
 
-    needs: ClassVar[type[Prior]] = ExactPrior
+    needs: ClassVar[tuple[type[Prior], ...]] = (ExactPrior,)
     linear: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
     joint: ClassVar[bool] = True
 
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
         posterior = prior.posterior(chunk.problem)
-        count = chunk.problem.y.shape[0]
         return Solution(
             samples=posterior.sample(chunk.samples, generator=chunk.image_generators),
-            converged=torch.ones(count, dtype=torch.bool, device=chunk.problem.y.device),
             mean=posterior.mean,
             std=posterior.std,
         )

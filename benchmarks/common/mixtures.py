@@ -23,14 +23,14 @@ from genprior.priors.samplers.sa_solver import UniPC
 from genprior.solvers import DAPS, DDNM, DDRM, DPS, MMPS, SMC, DiffPIR, PiGDM, Solver
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
-from genprior.solvers.walk.walk import Walk
+from genprior.solvers.walk.state import Walk
 
 
 @dataclass(frozen=True)
 class _Oracle(MMPS):
     """The walk of MMPS with the exact guided mean."""
 
-    def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
+    def guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
         prior = walk.prior.prior
         assert isinstance(prior, Oracle)
         return prior.denoise(x, sigma)
@@ -43,11 +43,11 @@ class _Plain(MMPS):
     tolerance: float = 1e-9
     sampler: Sampler = DDIM(eta=1.0)  # noqa: RUF009 (frozen)
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         # ddpm_grid halves sigma for pixels in [0, 1]; this prior's are on the real line
         return 2 * ddpm_grid(problem, self.steps)
 
-    def _start(self, walk: Walk) -> Tensor:
+    def start(self, walk: Walk) -> Tensor:
         n = walk.noise(walk.problem.y.new_empty(walk.shape))
         return per_row(walk.sigmas[0], n) * n
 

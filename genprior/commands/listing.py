@@ -10,7 +10,7 @@ import torch
 from genprior import plots
 from genprior.commands.outputs import refuse_existing
 from genprior.pretrained import available, card, load
-from genprior.priors import Prior, capabilities
+from genprior.priors import capabilities
 from genprior.restoration.settings import Device, find_device
 from genprior.solvers import Solver
 from genprior.solvers import available as solvers_for
@@ -35,10 +35,9 @@ def solvers(*, prior: str | None = None) -> None:
     Args:
         prior: Only those that serve this prior (a name or a weights file).
     """
-    names = list(Solver.registry) if prior is None else solvers_for(load(prior))
-    for name in names:
+    for name in solvers_for(None if prior is None else load(prior)):
         kind = Solver.registry[name]
-        needs = _words(kind.needs)
+        needs = _words(kind)
         limits = [
             word
             for flag, word in (
@@ -87,6 +86,11 @@ def sample(
     print(f"wrote {out}: {number} samples of {name}")
 
 
-def _words(kind: type[Prior]) -> str:
-    """'DenoisingPrior' to 'denoising prior'."""
-    return kind.__name__.removesuffix("Prior").lower() + " prior"
+def _words(solver: type[Solver]) -> str:
+    """What a solver asks of a prior: `(DenoisingPrior,)` to 'denoising prior'."""
+    kinds = [kind.__name__.removesuffix("Prior").lower() for kind in solver.needs]
+    return (
+        " and ".join(kinds)
+        + " prior"
+        + f" with {solver.needs_besides}" * bool(solver.needs_besides)
+    )

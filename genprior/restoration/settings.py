@@ -16,7 +16,7 @@ from genprior.pretrained import load
 from genprior.priors import Diffusion, Prior
 from genprior.restoration import memory
 from genprior.solve import default_solver, solve
-from genprior.solvers import Result, Solver
+from genprior.solvers import Result, Solver, available
 from genprior.solvers.base import image_shape, rows_in_flight
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -90,10 +90,10 @@ class Solving:
     def _named_solver(self) -> Solver | None:
         if self.solver is None:
             return None
-        names = {name.lower(): name for name in Solver.registry}
+        names = {name.lower(): name for name in available()}
         if self.solver.lower() not in names:
             near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
-            offered = [names[n] for n in near] or list(Solver.registry)
+            offered = [names[n] for n in near] or list(names.values())
             raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
         return Solver.registry[names[self.solver.lower()]]()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from typing_extensions import Self
 
 from genprior.operators.base import Operator, concrete, per_row
 from genprior.operators.linear.conjugate_gradient import conjugate_gradient
-from genprior.operators.linear.spectrum import SVD, Spectrum, spectrum_of_gram
+from genprior.operators.linear.spectrum import Spectrum, spectrum_of_gram
 
 
 class LinearOperator(Operator):
@@ -52,14 +53,14 @@ class LinearOperator(Operator):
         """
         spectrum = self.spectrum(v)
         if spectrum is not None:
-            return spectrum.solve(v, damping, scale=scale)
+            return spectrum.cast(v).solve(v, damping, scale=scale)
         damping, scale = per_row(damping, v), per_row(scale, v)
         observed = torch.ones_like(v, dtype=torch.bool)
         if self.observed is not None:
             observed = observed & self.observed
         u = self._iterate(
             lambda u: scale * self(self.adjoint(u)) + damping * u,
-            v.where(observed, torch.zeros_like(v)),
+            v.where(observed, 0.0),
         )
         # A A^T vanishes on entries that are not observed: the system is damping u = v there.
         elsewhere = torch.where(damping > 0, v / damping, torch.zeros_like(v))
@@ -71,20 +72,18 @@ class LinearOperator(Operator):
             return self.adjoint(self.solve_gram(y, 0.0))
         return self._iterate(lambda x: self.adjoint(self(x)), self.adjoint(y))
 
-    def svd(self, like: Tensor | None = None) -> SVD | None:
-        """Return the thin singular value decomposition; None where there is no spectrum."""
+    def svd(self, like: Tensor | None = None) -> Spectrum | None:
+        """Return the thin singular value decomposition; None where there is no spectrum.
+
+        It is `spectrum` in the dtype of `like`, with the maps of images.
+        """
         spectrum = self.spectrum(like)
         if spectrum is None:
             return None
-        zero = spectrum.eigenvalues.new_zeros(())
-        s = spectrum.eigenvalues.where(spectrum.positive, zero).sqrt()
-        inverse = torch.where(s > 0, 1 / s, zero)
-        return SVD(
-            s,
-            vt=lambda x: inverse * spectrum.to(self(x)),
-            v=lambda c: self.adjoint(spectrum.back(inverse * c)),
-            ut=spectrum.to,
-            u=spectrum.back,
+        return replace(
+            spectrum if like is None else spectrum.cast(like),
+            image_to=spectrum.image_to or (lambda x: spectrum.to(self(x))),
+            image_back=spectrum.image_back or (lambda c: self.adjoint(spectrum.back(c))),
         )
 
     def gram_diagonal(
@@ -125,7 +124,7 @@ class LinearOperator(Operator):
             ValueError: There is no spectrum and y is too large for `dense_spectrum`.
         """
         like = self._example(like)
-        spectrum = self.spectrum(like) or self.dense_spectrum(like)
+        spectrum = (self.spectrum(like) or self.dense_spectrum(like)).cast(like)
         size = spectrum.to(torch.zeros_like(like[:1])).shape[1:]
         g = spectrum.eigenvalues.expand(-1, *size).flatten(1)
         if self.observed is not None:

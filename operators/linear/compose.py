@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import Operator, concrete
+from genprior.operators.base import Operator, concrete, fits
 from genprior.operators.linear.base import LinearOperator
 
 
@@ -29,10 +29,7 @@ class Compose(Operator):
 
     def __init__(self, outer: Operator, inner: Operator) -> None:
         middle = inner.measurement_shape
-        if len(middle) != len(outer.image_shape) or any(
-            None not in (has, want) and has != want
-            for has, want in zip(middle, outer.image_shape, strict=True)
-        ):
+        if not fits(middle, outer.image_shape):
             raise ValueError(
                 f"{type(inner).__name__} measures {middle}, but {type(outer).__name__} takes "
                 f"images {outer.image_shape}"

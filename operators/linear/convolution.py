@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,9 +9,7 @@ from torch import Tensor
 
 from genprior.operators.base import Shape
 from genprior.operators.linear.base import LinearOperator
-from genprior.operators.linear.spectrum import SVD, Spectrum
-
-Map = Callable[[Tensor], Tensor]
+from genprior.operators.linear.spectrum import Map, Spectrum
 
 
 class _Convolution(LinearOperator):
@@ -74,20 +71,6 @@ class _Convolution(LinearOperator):
             )
 
         return self._memo.get(("spectrum", h, w, like.dtype), [self.kernel], compute)
-
-    def _decomposed(self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)) -> SVD:
-        """A = U diag(s) V^* with U^* the Fourier transform: phases of the kernel's belong to V."""
-        h, w = like.shape[-2:]
-
-        def compute() -> SVD:
-            spectrum = self._diagonalised(like, factor, offsets)
-            s = spectrum.eigenvalues.where(spectrum.positive, 0.0).sqrt()
-            transfer = self._aliases(h, w, factor, offsets)
-            inverse = torch.where(s > 0, 1 / s.double(), 0.0).view(h, 1, w)
-            vt, v = _folded(inverse * transfer.to(s.device), like.dtype)
-            return SVD(s, vt, v, ut=spectrum.to, u=spectrum.back)
-
-        return self._memo.get(("svd", h, w, like.dtype), [self.kernel], compute)
 
     def _aliases(self, h: int, w: int, factor: int, offsets: tuple[int, int]) -> Tensor:
         """What A multiplies the frequencies with that fold onto each of (h, w): (f, h, f, w)."""
@@ -159,9 +142,6 @@ class Blur(_Convolution):
             return None
         return self._diagonalised(self._example(like))
 
-    def svd(self, like: Tensor | None = None) -> SVD | None:
-        return None if self.boundary == "valid" else self._decomposed(self._example(like))
-
     def gram_diagonal(
         self,
         damping: float | Tensor,
@@ -225,9 +205,6 @@ class Downsampling(_Convolution):
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum:
         return self._diagonalised(self._example(like), self.factor, self._offsets)
-
-    def svd(self, like: Tensor | None = None) -> SVD:
-        return self._decomposed(self._example(like), self.factor, self._offsets)
 
     def gram_diagonal(
         self,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import Shape
+from genprior.operators.base import Shape, fits
 from genprior.operators.linear.base import LinearOperator
-from genprior.operators.linear.spectrum import SVD, Spectrum
+from genprior.operators.linear.spectrum import Spectrum
 
 
 class _Pixelwise(LinearOperator):
@@ -16,11 +16,6 @@ class _Pixelwise(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
-
-    def svd(self, like: Tensor | None = None) -> SVD:
-        spectrum = self.spectrum(like)
-        assert spectrum is not None
-        return SVD(spectrum.eigenvalues, vt=self, v=self, ut=_same, u=_same)  # all 0 or 1
 
     def gram_diagonal(
         self,
@@ -83,9 +78,8 @@ class Inpainting(_Pixelwise):
         _, channels, height, width = mask.shape
         if image_shape is None:
             image_shape = (None if channels == 1 else channels, height, width)
-        fits = zip((channels, height, width), image_shape, strict=True)
-        if not all(want in (None, has) for has, want in list(fits)[1:]) or (
-            channels not in (1, image_shape[0])
+        if not fits((None if channels == 1 else channels, height, width), image_shape) or (
+            channels > 1 and image_shape[0] is None
         ):
             raise ValueError(
                 f"mask {tuple(mask.shape)} does not fit images {tuple(image_shape)}: give it the "

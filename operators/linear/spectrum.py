@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,10 +11,16 @@ from torch import Tensor
 
 from genprior.operators.base import per_row
 
+Map = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The eigendecomposition A A^T = U diag(eigenvalues) U^*.
+    """The eigendecomposition A A^T = U diag(s^2) U^*, and with it A = U diag(s) V^*.
+
+    Coefficients may be complex; those of real vectors, weighted by functions of the eigenvalues,
+    map back to real vectors. White noise in these coordinates is `vt` of white noise on images,
+    or `ut` of white noise on measurements.
 
     Attributes:
         eigenvalues: Real and >= 0, broadcasts against `to(y)`. Each coefficient counts once: for
@@ -26,10 +32,10 @@ class Spectrum:
     """
 
     eigenvalues: Tensor
-    to: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
-    image_to: Callable[[Tensor], Tensor] | None = None
-    image_back: Callable[[Tensor], Tensor] | None = None
+    to: Map
+    back: Map
+    image_to: Map | None = None
+    image_back: Map | None = None
 
     @cached_property
     def positive(self) -> Tensor:
@@ -37,6 +43,63 @@ class Spectrum:
         g = self.eigenvalues
         largest = g.amax(dim=tuple(range(1, g.ndim)), keepdim=True)
         return g > 10 * torch.finfo(g.dtype).eps * largest
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """s, exactly 0 where the eigenvalue is not `positive`."""
+        return self.eigenvalues.where(self.positive, 0.0).sqrt()
+
+    @cached_property
+    def inverse_singular_values(self) -> Tensor:
+        """1 / s, 0 where s = 0."""
+        return torch.where(self.positive, 1 / self.singular_values, 0.0)
+
+    def ut(self, y: Tensor) -> Tensor:
+        """U^* y."""
+        return self.to(y)
+
+    def u(self, c: Tensor) -> Tensor:
+        """U c."""
+        return self.back(c)
+
+    def vt(self, x: Tensor) -> Tensor:
+        """V^* x, (B, C, H, W) to coefficients, 0 where s = 0."""
+        return self.inverse_singular_values * self._image_map(self.image_to)(x)
+
+    def v(self, c: Tensor) -> Tensor:
+        """V c, the part of an image within the range of A^T."""
+        return self._image_map(self.image_back)(self.inverse_singular_values * c)
+
+    @staticmethod
+    def _image_map(known: Map | None) -> Map:
+        if known is None:
+            raise TypeError("a bare Spectrum knows no images: take operator.svd(like)")
+        return known
+
+    def cast(self, like: Tensor) -> Spectrum:
+        """Put the eigenvalues into the dtype and on the device of measurements `like`."""
+        g = self.eigenvalues
+        if g.dtype == like.dtype and g.device == like.device:
+            return self
+        return replace(self, eigenvalues=g.to(like))
+
+    def paired(self) -> Spectrum:
+        """Hold complex coefficients as pairs of real numbers, on a last axis of 2."""
+        g = self.eigenvalues[..., None]
+
+        def real(f: Map) -> Map:
+            return lambda v: torch.view_as_real(f(v))
+
+        def unreal(f: Map) -> Map:
+            return lambda c: f(torch.view_as_complex(c))
+
+        return Spectrum(
+            g.expand(*g.shape[:-1], 2).contiguous(),
+            real(self.to),
+            unreal(self.back),
+            self.image_to and real(self.image_to),
+            self.image_back and unreal(self.image_back),
+        )
 
     def inverse(self, damping: float | Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
         """Return 1 / (scale eigenvalues + damping), to multiply coefficients with.
@@ -87,26 +150,5 @@ def dense_spectrum(
     return Spectrum(eigenvalues if eigenvalues.ndim == 2 else eigenvalues[None], to, back)
 
 
-@dataclass(frozen=True)
-class SVD:
-    """The thin singular value decomposition A = U diag(singular_values) V^*.
-
-    There is one coefficient for each entry of y. Where a singular value is zero (relative to the
-    largest, see `Spectrum.positive`) it is exactly 0, and `vt` gives 0 there. Coefficients may
-    be complex; those of real vectors, weighted by functions of the singular values, map back to
-    real vectors. Noise in these coordinates is `vt` of white noise on images, or `ut` of white
-    noise on measurements.
-
-    Attributes:
-        singular_values: Broadcasts against coefficients, >= 0.
-        vt: x -> V^* x, (B, C, H, W) to coefficients.
-        v: c -> V c, the part of an image within the range of A^T.
-        ut: y -> U^* y.
-        u: c -> U c.
-    """
-
-    singular_values: Tensor
-    vt: Callable[[Tensor], Tensor]
-    v: Callable[[Tensor], Tensor]
-    ut: Callable[[Tensor], Tensor]
-    u: Callable[[Tensor], Tensor]
+SVD = Spectrum
+"""What `LinearOperator.svd` gives: a spectrum that knows images."""

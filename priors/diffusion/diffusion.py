@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genprior.operators.base import Shape, per_row
+from genprior.operators.base import Shape, fits, per_row
 from genprior.operators.random import Generators
 from genprior.priors import samplers
 from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
@@ -201,11 +201,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         return output.to(u.dtype)
 
     def _check(self, x: Tensor) -> None:
-        fits = x.ndim == 4 and all(
-            own is None or own == came
-            for own, came in zip(self.image_shape, x.shape[1:], strict=True)
-        )
-        if not fits:
+        if not fits(x.shape[1:], self.image_shape):
             raise ValueError(
                 f"images of shape {tuple(x.shape)} came to a prior for (B, C, H, W) = "
                 f"(B, {', '.join('any' if n is None else str(n) for n in self.image_shape)})"

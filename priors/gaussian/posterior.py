@@ -14,7 +14,6 @@ from genprior.priors.gaussian.conditioning import (
     check_density_of_y,
     measurement_noise,
     noise_variance,
-    observed_count,
     solve_observed,
 )
 from genprior.priors.gaussian.low_rank import LowRankNormal, precise
@@ -46,17 +45,15 @@ class GaussianPosterior:
 
     @property
     def _operator(self) -> LinearOperator:
-        assert isinstance(self._problem.operator, LinearOperator)
-        return self._problem.operator
+        return self._problem.linear_operator
 
     def _image(self, flat: Tensor) -> Tensor:
         return flat.reshape(-1, *self._shape)
 
     def _pull(self, residual: Tensor, problem: Problem) -> Tensor:
         """A^T M^-1 r for residuals r (R, ...), flat: (R, d)."""
-        assert isinstance(problem.operator, LinearOperator)
         solved = solve_observed(problem, residual, self._scale)
-        return problem.operator.adjoint(solved).flatten(1)
+        return problem.linear_operator.adjoint(solved).flatten(1)
 
     # ------------------------------------------------------------------ factor space
 
@@ -176,7 +173,7 @@ class GaussianPosterior:
             noise_variance(self._problem), scale=self._scale, like=self._problem.y
         )
         log_det = log_det + 2 * diagonals.log().sum(-1).to(log_det)
-        count = observed_count(self._problem).to(quadratic)  # an int would mix in float32
+        count = self._problem.observed_count
         return -0.5 * (quadratic + log_det + count * math.log(2 * math.pi))
 
     def log_prob(self, x: Tensor) -> Tensor:

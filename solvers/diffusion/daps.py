@@ -8,30 +8,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genprior.operators import GaussianNoise, LinearOperator, Problem
+from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
-from genprior.solvers.walk.data_term import DataTerm
-from genprior.solvers.walk.levels import noise_grid, noise_std
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.data_term import DataTerm
+from genprior.solvers.walk.levels import noise_grid
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level
 
 
 def conditional_draw(
     data: DataTerm, x0hat: Tensor, r2: Tensor, noise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Draw x0 ~ N(x0hat, r^2 I) p(y | x0) for linear A and Gaussian noise, by Matheron's rule."""
-    sigma_y = noise_std(data.problem)
-    x = torch.addcmul(x0hat, per_row(r2.sqrt(), x0hat), noise(x0hat))
+    sigma_y = data.problem.sigma
+    x = x0hat + per_row(r2.sqrt(), x0hat) * noise(x0hat)
     n = data.coefficients(noise(data.problem.y))
-    residual = torch.addcmul(data.residual(x), per_row(sigma_y, n), n)
-    u = data.solve(residual, sigma_y**2, scale=r2)
-    return torch.addcmul(x, per_row(r2, x), data.adjoint(u))
+    u = data.solver(sigma_y**2, scale=r2)(data.residual(x) + per_row(sigma_y, n) * n)
+    return x + per_row(r2, x) * data.adjoint(u)
 
 
 @dataclass(frozen=True)
-class DAPS(_Walk):
+class DAPS(DiffusionSolver):
     """Decoupled Annealing Posterior Sampling.
 
         x0hat = the probability flow from x_t, a few evaluations
@@ -63,25 +64,21 @@ class DAPS(_Walk):
                 f"1, not {self.flow_steps} and {self.langevin_steps}"
             )
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         return noise_grid(problem, prior, self.steps // self.flow_steps)
 
-    def _descend(self, walk: Walk) -> Tensor:
-        x = walk.start()
-        problem = walk.problem
-        exact = isinstance(problem.operator, LinearOperator) and isinstance(
-            problem.noise, GaussianNoise
-        )
+    def descend(self, walk: Walk) -> Tensor:
+        x = self.start(walk)
         r2s = walk.uncertainty(walk.sigmas)
-        for sigma, r2, (s,) in zip(walk.sigmas, r2s, images(walk.lower), strict=True):
+        for sigma, r2, (s,) in zip(walk.sigmas, r2s, per_level(x, walk.lower), strict=True):
             x0hat = self._flow(walk, x, sigma)
-            if exact:
+            if walk.problem.linear_gaussian:
                 x0 = conditional_draw(walk.data, x0hat, r2, walk.noise)
             else:
                 x0 = self._langevin_draw(walk, x0hat, r2)
             x0 = walk.keep_sound(x0, x)
             walk.record(x0)
-            x = torch.addcmul(x0, s, walk.noise(x))
+            x = x0 + s * walk.noise(x)
         return x
 
     def _flow(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import noise_grid
-from genprior.solvers.walk.spectral import Spectral
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level, renewal, renewed, row_norm
 
 
 @dataclass(frozen=True)
-class DDNM(_Walk):
+class DDNM(DiffusionSolver):
     """Denoising Diffusion Null-space Model; DDNM+ where there is noise.
 
         x0hat = x0 - V diag(lambda) V^T (x0 - A^+ y),   x0 = denoise(x_t)
@@ -43,26 +44,24 @@ class DDNM(_Walk):
 
     eta: float = 1.0
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         return noise_grid(problem, prior, self.steps, below_noise=1.0, below_data=0.6)
 
-    def _descend(self, walk: Walk) -> Tensor:
-        spectral = Spectral.of(walk.problem, type(self).__name__)
-        fresh, kept = walk.renewal(self.eta)
-        scalars = zip(*(spectral.rows(c) for c in (fresh, 1 - kept)), strict=True)
-        x = walk.start()
-        for sigma, (k, s), (g, taken) in zip(
-            walk.sigmas, images(kept, fresh), scalars, strict=True
-        ):
+    def descend(self, walk: Walk) -> Tensor:
+        svd, ybar, noise = walk.data.decomposed(type(self).__name__)
+        kept, fresh = renewal(walk.sigmas, walk.lower, self.eta)
+        x = self.start(walk)
+        in_x, in_y = per_level(x, kept, fresh), per_level(ybar, 1 - kept, fresh)
+        for sigma, (k, s), (taken, g) in zip(walk.sigmas, in_x, in_y, strict=True):
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
             n = walk.noise(x)
-            x0bar, nbar = spectral.vt(x0), spectral.vt(n)
-            brought = taken * spectral.noise
+            x0bar, nbar = svd.vt(x0), svd.vt(n)
+            brought = taken * noise
             weight = torch.where(brought > g, g / brought, 1.0)
             left = (g**2 - brought**2).clamp(min=0).sqrt()
-            change = weight * (spectral.y - x0bar)
-            walk.record(x0, spectral.residual_norm(x0bar + change))
+            change = weight * (ybar - x0bar)
+            walk.record(x0, row_norm(walk.data.y - svd.singular_values * (x0bar + change)))
             # x0hat = x0 + V change: what y changes and what fresh noise lacks go back together
             change = taken * change + (left - g) * nbar
-            x = torch.addcmul(x0.lerp(x, k), s, n) + spectral.v(change)
+            x = renewed(x0, x, k, s, n) + svd.v(change)
         return x

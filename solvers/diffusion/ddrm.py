@@ -11,12 +11,13 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid, noise_grid
-from genprior.solvers.walk.spectral import Spectral
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level, renewed, row_norm
 
 
 @dataclass(frozen=True)
-class DDRM(_Walk):
+class DDRM(DiffusionSolver):
     """Denoising Diffusion Restoration Models.
 
     In the coordinates of the singular value decomposition, xbar = V^T x and
@@ -51,37 +52,35 @@ class DDRM(_Walk):
         a share of the noise is the same in [0, 1] as in [-1, 1]."""
         return cls(steps=steps, eta=0.85, ddpm_levels=True)
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         if self.ddpm_levels:
             return ddpm_grid(problem, self.steps)
         return noise_grid(problem, prior, self.steps, below_noise=0.5, below_data=0.3)
 
-    def _descend(self, walk: Walk) -> Tensor:
-        spectral = Spectral.of(walk.problem, type(self).__name__)
-        x = walk.start()
-        free = walk.noise(x)
-        share, fresh = self._towards_y(next(spectral.rows(walk.sigmas[:1])), spectral)
-        xbar = spectral.vt(x)
-        change = share * (spectral.y - xbar) + fresh * spectral.vt(free)
-        x, xbar = x + spectral.v(change), xbar + change
+    def descend(self, walk: Walk) -> Tensor:
+        svd, ybar, noise = walk.data.decomposed(type(self).__name__)
+        x = self.start(walk)
+        ((first,),) = per_level(ybar, walk.sigmas[:1])
+        share, fresh = self._towards_y(first, noise)
+        xbar = svd.vt(x)
+        change = share * (ybar - xbar) + fresh * svd.vt(walk.noise(x))
+        x, xbar = x + svd.v(change), xbar + change
         kept = (1 - self.eta**2) ** 0.5 * walk.lower / walk.sigmas
-        scalars = zip(*(spectral.rows(c) for c in (walk.lower, kept)), strict=True)
-        levels = zip(walk.sigmas, images(kept, self.eta * walk.lower), scalars, strict=True)
-        for sigma, (k, s), (lower, kbar) in levels:
+        in_x, in_y = per_level(x, kept, self.eta * walk.lower), per_level(ybar, kept, walk.lower)
+        for sigma, (k, s), (kbar, lower) in zip(walk.sigmas, in_x, in_y, strict=True):
             x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
             n = walk.noise(x)
-            x0bar, nbar = spectral.vt(x0), spectral.vt(n)
-            walk.record(x0, spectral.residual_norm(x0bar))
-            share, fresh = self._towards_y(lower, spectral)
-            seen = share * (spectral.y - x0bar) + fresh * nbar
+            x0bar, nbar = svd.vt(x0), svd.vt(n)
+            walk.record(x0, row_norm(walk.data.y - svd.singular_values * x0bar))
+            share, fresh = self._towards_y(lower, noise)
+            seen = share * (ybar - x0bar) + fresh * nbar
             free = kbar * (xbar - x0bar) + self.eta * lower * nbar
-            x = torch.addcmul(x0.lerp(x, k), s, n) + spectral.v(seen - free)
+            x = renewed(x0, x, k, s, n) + svd.v(seen - free)
             xbar = x0bar + seen
         return x
 
-    def _towards_y(self, lower: Tensor, spectral: Spectral) -> tuple[Tensor, Tensor]:
+    def _towards_y(self, lower: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The last two cases of the formula, on coefficients: x0 + share (y - x0) + fresh n."""
-        noise = spectral.noise
         below = lower < noise
         kept = (1 - self.eta**2) ** 0.5
         share = torch.where(below, kept * lower / noise, self.eta_b)

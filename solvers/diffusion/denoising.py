@@ -12,8 +12,9 @@ from genprior.operators import Identity, Problem
 from genprior.operators.base import per_row
 from genprior.priors.samplers import log_uniform
 from genprior.solvers.base import Counted
+from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.levels import noise_grid, noise_level
-from genprior.solvers.walk.walk import Walk, _GuidedWalk
+from genprior.solvers.walk.state import Walk
 
 ABOVE_POSTERIOR = 30.0
 """The first sigma over the posterior's own width: the walk starts from a normal law of the
@@ -21,7 +22,7 @@ posterior's mean and about its variance, which so large a sigma all but hides.""
 
 
 @dataclass(frozen=True)
-class DenoisingPosterior(_GuidedWalk):
+class DenoisingPosterior(GuidedSolver):
     """Samples of x0 given y = x0 + sigma_y n; only the walk's discretisation errs.
 
         w = sigma_t^2 / (sigma_t^2 + sigma_y^2)
@@ -40,22 +41,22 @@ class DenoisingPosterior(_GuidedWalk):
 
     steps: int = 20
 
-    def _refuse(self, problem: Problem) -> None:
-        super()._refuse(problem)
+    def refuse(self, problem: Problem) -> None:
+        super().refuse(problem)
         if not isinstance(problem.operator, Identity):
             raise TypeError(
                 "DenoisingPosterior is for Identity (denoising), not "
                 f"{type(problem.operator).__name__}: try MMPS"
             )
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         # one evaluation for the start's mean
         steps = self.sampler.steps(max(1, self.steps - 1))
         last = noise_grid(problem, prior, 2)[-1]
         first = ABOVE_POSTERIOR * _width(noise_level(problem), prior.data_scale)
         return log_uniform(torch.maximum(first, last), last, steps, like=problem.y)
 
-    def _start(self, walk: Walk) -> Tensor:
+    def start(self, walk: Walk) -> Tensor:
         """Draw x about E[x0 | y], which is the denoised y, and the exact mean of the result."""
         mean = walk.keep_sound(walk.prior.denoise(walk.problem.y, walk.sigma_y), walk.problem.y)
         walk.mean = mean
@@ -63,7 +64,7 @@ class DenoisingPosterior(_GuidedWalk):
         std = (walk.sigmas[0] ** 2 + width**2).sqrt()
         return mean + per_row(std, mean) * walk.noise(mean)
 
-    def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
+    def guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
         total = sigma**2 + walk.sigma_y**2
         w = per_row(sigma**2 / total, x)
         return walk.prior.denoise(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from genprior.operators import Problem
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level, renewed
 
 
 @dataclass(frozen=True)
-class DiffPIR(_Walk):
+class DiffPIR(DiffusionSolver):
     """Denoising diffusion models for plug-and-play image restoration.
 
         x0 = denoise(x_t)
@@ -44,21 +45,21 @@ class DiffPIR(_Walk):
         rho_t is a ratio."""
         return cls(steps=100, lam=7.0, zeta=0.3, ddpm_levels=True)
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         if self.ddpm_levels:
             return ddpm_grid(problem, self.steps)
-        return super()._grid(problem, prior)
+        return super().levels(problem, prior)
 
-    def _descend(self, walk: Walk) -> Tensor:
+    def descend(self, walk: Walk) -> Tensor:
         data = walk.data
         rhos = self.lam * (walk.sigma_y / walk.sigmas) ** 2
         kept = (1 - self.zeta) ** 0.5 * walk.lower / walk.sigmas
         fresh = self.zeta**0.5 * walk.lower
-        x = walk.start()
-        for sigma, rho, (k, s) in zip(walk.sigmas, rhos, images(kept, fresh), strict=True):
+        x = self.start(walk)
+        for sigma, rho, (k, s) in zip(walk.sigmas, rhos, per_level(x, kept, fresh), strict=True):
             x0 = walk.prior.denoise(x, sigma)
-            u = data.solve(data.residual(x0), rho)
+            u = data.solver(rho)(data.residual(x0))
             x0hat = walk.keep_sound(x0 + data.adjoint(u), x)
             walk.record(x0hat)
-            x = torch.addcmul(x0hat.lerp(x, k), s, walk.noise(x))
+            x = renewed(x0hat, x, k, s, walk.noise(x))
         return x

@@ -11,11 +11,13 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level, renewal, renewed
 
 
 @dataclass(frozen=True)
-class DPS(_Walk):
+class DPS(DiffusionSolver):
     """Diffusion Posterior Sampling.
 
         x_i' = ancestral step from x_i with x0 = denoise(x_i)
@@ -54,26 +56,22 @@ class DPS(_Walk):
         """
         return cls(steps=1000, zeta=zeta, matched=False)
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         if self.matched:
-            return super()._grid(problem, prior)
+            return super().levels(problem, prior)
         return ddpm_grid(problem, self.steps)
 
-    def _descend(self, walk: Walk) -> Tensor:
-        fresh, kept = walk.renewal(eta=1.0)
-        levels = zip(walk.sigmas, walk.lower, images(kept, fresh), strict=True)
-        x = walk.start()
-        for sigma, lower, (k, s) in levels:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                x0 = walk.prior.denoise(x, sigma)
+    def descend(self, walk: Walk) -> Tensor:
+        x = self.start(walk)
+        shares = per_level(x, *renewal(walk.sigmas, walk.lower))
+        for sigma, lower, (k, s) in zip(walk.sigmas, walk.lower, shares, strict=True):
+            x, x0 = walk.denoise_with_graph(x, sigma)
             norm, pulled = walk.residual_gradient(x0.detach())
             (gradient,) = torch.autograd.grad(x0, x, pulled)
             x, x0 = x.detach(), x0.detach()
             zeta = self._zeta(walk, sigma, lower, pulled.flatten(1).square().sum(1))
-            ahead = torch.addcmul(x0.lerp(x, k), per_row(zeta, x), gradient, value=-1)
-            if not walk.last:
-                ahead = torch.addcmul(ahead, s, walk.noise(x))
+            n = None if walk.last else walk.noise(x)
+            ahead = renewed(x0, x, k, s, n) - per_row(zeta, x) * gradient
             x = walk.keep_sound(ahead, x)
             walk.record(x0, norm)
         return x
@@ -84,4 +82,6 @@ class DPS(_Walk):
         r2 = walk.uncertainty(sigma)
         expected = (walk.sigma_y**2 + a * r2).sqrt()
         drop = (sigma**2 - lower**2) / expected
-        return self.zeta * walk.observed_count.sqrt() * torch.where(expected > 0, drop, 0.0)
+        return (
+            self.zeta * walk.problem.observed_count.sqrt() * torch.where(expected > 0, drop, 0.0)
+        )

@@ -13,9 +13,10 @@ from genprior.operators.base import per_row
 from genprior.priors.samplers import Sampler
 from genprior.priors.samplers.sa_solver import SASolver
 from genprior.solvers.base import Counted
+from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.krylov import krylov_solve
 from genprior.solvers.walk.levels import noise_grid
-from genprior.solvers.walk.walk import Walk, _GuidedWalk
+from genprior.solvers.walk.state import Walk
 
 DAMPING = 1e-4
 """Least measurement variance as a share of that of x0 given x_sigma: keeps noise-free systems
@@ -23,7 +24,7 @@ solvable where the network's Jacobian is all but singular, and vanishes with sig
 
 
 @dataclass(frozen=True)
-class MMPS(_GuidedWalk):
+class MMPS(GuidedSolver):
     """Moment Matching Posterior Sampling.
 
         p(y | x_t) = N(y; A x0, sigma_y^2 I + A V A^T),   V = Cov[x0 | x_t] = sigma_t^2 dx0/dx_t
@@ -58,11 +59,11 @@ class MMPS(_GuidedWalk):
         if self.iterations < 1:
             raise ValueError(f"MMPS: iterations must be at least 1, not {self.iterations}")
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         levels = self.sampler.steps(max(1, self.steps - 2))
         return noise_grid(problem, prior, levels, below_noise=0.05, top=0.5)
 
-    def _start(self, walk: Walk) -> Tensor:
+    def start(self, walk: Walk) -> Tensor:
         """Draw x at sigma about E[x0 | y], and give it the posterior's own variance V there.
 
             m = E[x0 | x_sigma = data_mean, y],   x = m + sigma n
@@ -72,37 +73,39 @@ class MMPS(_GuidedWalk):
         at half the height that a start ignorant of V asks for.
         """
         if self.steps < 3:
-            return walk.start()
+            return super().start(walk)
         sigma = walk.sigmas[0]
         n = walk.noise(walk.problem.y.new_empty(walk.shape))
         mean = walk.prior.data_mean.to(n).expand_as(n)
-        mean = walk.keep_sound(self._guide(walk, mean, sigma), mean)
+        mean = walk.keep_sound(self.guide(walk, mean, sigma), mean)
         x = mean + per_row(sigma, n) * n
-        return walk.keep_sound(x + (self._guide(walk, x, sigma) - mean) / 2, x)
+        return walk.keep_sound(x + (self.guide(walk, x, sigma) - mean) / 2, x)
 
-    def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
-        data = walk.data
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            x0 = walk.prior.denoise(x, sigma)
-        sigma2 = sigma.square()
-        v2 = walk.uncertainty(sigma)
-        noise2 = torch.maximum(walk.sigma_y.square(), DAMPING * v2)
+    def guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
+        x, x0 = walk.denoise_with_graph(x, sigma)
+        mean, data = x0.detach(), walk.data
+        v2, noise2 = walk.variances(sigma, DAMPING)
+        sigma2 = sigma**2
 
-        def system(v: Tensor) -> tuple[Tensor, Tensor]:
-            (product,) = torch.autograd.grad(x0, x, data.adjoint(v), retain_graph=True)
-            covariance = per_row(sigma2, product) * product
-            return torch.addcmul(data.forward(covariance), per_row(noise2, v), v), covariance
+        def cov_x(v: Tensor) -> Tensor:
+            """V v = sigma^2 (dx0/dx)^T v."""
+            (product,) = torch.autograd.grad(x0, x, v, retain_graph=True)
+            return per_row(sigma2, v) * product
 
-        def precondition(v: Tensor) -> Tensor:
-            return v if data.spectrum is None else data.solve(v, noise2, scale=v2)
+        def cov_y(c: Tensor) -> tuple[Tensor, Tensor]:
+            """(sigma_y^2 I + A V A^T) c, and V A^T c."""
+            correction = cov_x(data.adjoint(c))
+            return per_row(noise2, c) * c + data.forward(correction), correction
 
-        mean = x0.detach()
         _, correction = krylov_solve(
-            system,
+            cov_y,
             data.residual(mean),
-            precondition=precondition,
+            precondition=_unchanged if data.spectrum is None else data.solver(noise2, scale=v2),
             iterations=self.iterations,
             tolerance=self.tolerance,
         )
         return mean + correction
+
+
+def _unchanged(c: Tensor) -> Tensor:
+    return c

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from genprior.operators.base import per_row
 from genprior.priors.samplers import DPMSolver, Sampler
-from genprior.solvers.walk.walk import Walk, _GuidedWalk
+from genprior.solvers.walk.guided import GuidedSolver
+from genprior.solvers.walk.state import Walk
 
 
 @dataclass(frozen=True)
-class PiGDM(_GuidedWalk):
+class PiGDM(GuidedSolver):
     """Pseudoinverse-Guided Diffusion Model.
 
         p(y | x_t) = N(y; A x0, r_t^2 A A^T + sigma_y^2 I),
@@ -35,13 +36,9 @@ class PiGDM(_GuidedWalk):
 
     sampler: Sampler = DPMSolver(stochastic=True)  # noqa: RUF009 (frozen)
 
-    def _guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
-        data = walk.data
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            x0 = walk.prior.denoise(x, sigma)
-        r2 = walk.uncertainty(sigma)
-        residual = data.residual(x0.detach())
-        u = data.solve(residual, walk.sigma_y**2, scale=r2)
+    def guide(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:
+        data, r2 = walk.data, walk.uncertainty(sigma)
+        x, x0 = walk.denoise_with_graph(x, sigma)
+        u = data.solver(walk.sigma_y**2, scale=r2)(data.residual(x0.detach()))
         (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
-        return torch.addcmul(x0.detach(), per_row(sigma**2, x), gradient)
+        return x0.detach() + per_row(sigma**2, x) * gradient

@@ -12,13 +12,15 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid, noise_grid
-from genprior.solvers.walk.walk import Walk, _Walk, images
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level
 
 BETA1, BETA2 = 0.9, 0.99
 
 
 @dataclass(frozen=True)
-class REDDiff(_Walk):
+class REDDiff(DiffusionSolver):
     """Regularisation by Denoising Diffusion: a point estimate mu.
 
         min_mu |y - A(mu)|^2 / 2 + lambda_t sg[mu - denoise(mu + sigma_t n)]^T mu
@@ -54,27 +56,27 @@ class REDDiff(_Walk):
         Here the rate counts in the prior's standard deviations, .25 for photographs: .2."""
         return cls(steps=1000, lam=0.25, rate=0.2, ddpm_levels=True)
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
         if self.ddpm_levels:
             return ddpm_grid(problem, self.steps)
         return noise_grid(problem, prior, self.steps, below_noise=1.0, below_data=0.5)
 
-    def _descend(self, walk: Walk) -> Tensor:
+    def descend(self, walk: Walk) -> Tensor:
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
         scale = walk.prior.data_scale
         weights = self._weights(walk)
-        levels = zip(walk.sigmas, images(walk.sigmas, weights), strict=True)
+        levels = zip(walk.sigmas, per_level(mu, walk.sigmas, weights), strict=True)
         norm, pulled = walk.residual_gradient(mu)
         for step, (sigma, (s, weight)) in enumerate(levels, start=1):
-            x0 = walk.prior.denoise(torch.addcmul(mu, s, walk.noise(mu)), sigma)
-            gradient = torch.addcmul(weight * (mu - x0), per_row(norm, mu), pulled)
+            x0 = walk.prior.denoise(mu + s * walk.noise(mu), sigma)
+            gradient = per_row(norm, mu) * pulled + weight * (mu - x0)
             first = first.lerp(gradient, 1 - BETA1)
             second = second.lerp(gradient**2, 1 - BETA2)
             size = (second / (1 - BETA2**step)).sqrt() + 1e-12 * scale
             fall = 1.0 if self.ddpm_levels else 1 - (step - 1) / self.steps
             rate = self.rate * fall * scale / (1 - BETA1**step)
-            mu = walk.keep_sound(torch.addcdiv(mu, first, size, value=-rate), mu)
+            mu = walk.keep_sound(mu - rate * first / size, mu)
             norm, pulled = walk.residual_gradient(mu)
             walk.record(mu, norm)
         return mu

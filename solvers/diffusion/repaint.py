@@ -12,12 +12,14 @@ from genprior.operators import Inpainting, Problem
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
-from genprior.solvers.walk.levels import noise_grid, noise_std
-from genprior.solvers.walk.walk import Walk, _Walk, images, renewal
+from genprior.solvers.walk.levels import noise_grid
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import per_level, renewal, renewed
 
 
 @dataclass(frozen=True)
-class RePaint(_Walk):
+class RePaint(DiffusionSolver):
     """Inpainting by repeated denoising and noising.
 
         x' = ancestral step from x_t with x0 = denoise(x_t)
@@ -47,37 +49,44 @@ class RePaint(_Walk):
                 f"RePaint: repeats must be 1 to steps - 1 ({self.steps - 1}), not {self.repeats}"
             )
 
-    def _grid(self, problem: Problem, prior: Counted) -> Tensor:
-        """Levels down to sigma_y, then those below it."""
+    @staticmethod
+    def _mask(problem: Problem) -> Tensor:
         if not isinstance(problem.operator, Inpainting):
             raise TypeError(
                 f"RePaint is for Inpainting; {type(problem.operator).__name__} came. Try MMPS."
             )
+        return problem.operator.mask
+
+    def refuse(self, problem: Problem) -> None:
+        super().refuse(problem)
+        self._mask(problem)
+
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
+        """Levels down to sigma_y, then those below it."""
         below = max(1, self.steps // 5)
         ends = noise_grid(problem, prior, 2)
-        turn = torch.minimum(torch.maximum(ends[1], noise_std(problem)), ends[0])
+        turn = torch.minimum(torch.maximum(ends[1], problem.sigma), ends[0])
         levels = max(1, (self.steps - below) // self.repeats)
         above = samplers.log_uniform(ends[0], turn, levels + 1, like=problem.y)
         return torch.cat([above, samplers.log_uniform(turn, ends[1], below, like=problem.y)])
 
-    def _descend(self, walk: Walk) -> Tensor:
+    def descend(self, walk: Walk) -> Tensor:
         below = max(1, self.steps // 5)
         above, rest = walk.sigmas[:-below], walk.sigmas[-below:]
-        y, mask = walk.problem.y, walk.problem.operator.observed
-        assert mask is not None
-        x = walk.start()
+        y, mask = walk.problem.y, self._mask(walk.problem)
+        x = self.start(walk)
         lower = above[1:]
-        fresh, kept = renewal(above[:-1], lower)
+        kept, fresh = renewal(above[:-1], lower)
         spread = (lower**2 - walk.sigma_y**2).clamp(min=0).sqrt()
         again = (above[:-1] ** 2 - lower**2).clamp(min=0).sqrt()
-        levels = zip(above, images(kept, fresh, spread, again), strict=False)
+        levels = zip(above, per_level(x, kept, fresh, spread, again), strict=False)
         for sigma, (k, s, s_y, s_up) in levels:
             for repeat in range(self.repeats):
                 x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
-                ahead = torch.addcmul(x0.lerp(x, k), s, walk.noise(x))
-                x = self._put_back(mask, torch.addcmul(y, s_y, walk.noise(x)), ahead)
+                ahead = renewed(x0, x, k, s, walk.noise(x))
+                x = self._put_back(mask, y + s_y * walk.noise(x), ahead)
                 if repeat < self.repeats - 1:
-                    x = torch.addcmul(x, s_up, walk.noise(x))
+                    x = x + s_up * walk.noise(x)
             walk.record(x0)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

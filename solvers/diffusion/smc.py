@@ -9,14 +9,22 @@ import torch
 from torch import Tensor
 
 from genprior.operators.random import uniform
+from genprior.solvers.data_term import DataTerm
 from genprior.solvers.diffusion.daps import conditional_draw
-from genprior.solvers.walk.data_term import DataTerm
+from genprior.solvers.walk.solver import DiffusionSolver
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import (
+    finite_rows,
+    per_level,
+    renewal,
+    renewed,
+    surely_finite,
+)
 from genprior.solvers.walk.twist import Twist, exact_twist, observed_entries, scalar_twist
-from genprior.solvers.walk.walk import Walk, _Walk, finite_rows, images, renewal, surely_finite
 
 
 @dataclass(frozen=True)
-class SMC(_Walk):
+class SMC(DiffusionSolver):
     """Twisted diffusion sampler.
 
         psi_t(x) = N(y; A x0, sigma_y^2 I + A V A^T),   x0 = denoise(x, sigma_t), V = Cov[x0 | x]
@@ -52,20 +60,20 @@ class SMC(_Walk):
     def _rows_per_image(self, num_samples: int) -> int:
         return self.particles
 
-    def _descend(self, walk: Walk) -> Tensor:
+    def descend(self, walk: Walk) -> Tensor:
         few = len(observed_entries(walk)) <= self.exact_entries
-        x = walk.start()
+        x = self.start(walk)
         twist = self._twist(walk, x, walk.sigmas[0], few)
         log_weights = twist.log_density
-        fresh, kept = renewal(walk.sigmas[:-1], walk.sigmas[1:])
-        for lower, (s, k) in zip(walk.sigmas[1:], images(fresh, kept), strict=True):
+        shares = per_level(x, *renewal(walk.sigmas[:-1], walk.sigmas[1:]))
+        for lower, (k, s) in zip(walk.sigmas[1:], shares, strict=True):
             index, log_weights = self._resample(walk, log_weights)
             if index is not None:
                 x, twist = x[index], twist.take(index)
             walk.record(twist.guided)
             n = walk.noise(x)
             shift = (1 - k) / s * (twist.guided - twist.x0)
-            x = torch.addcmul(twist.guided.lerp(x, k), s, n)
+            x = renewed(twist.guided, x, k, s, n)
             before, twist = twist.log_density, self._twist(walk, x, lower, few)
             # log p / q for equal covariances s^2: their means are s * shift apart
             ratio = -(shift * (n + shift / 2)).flatten(1).sum(1)

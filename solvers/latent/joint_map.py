@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.priors.base import Prior
-from genprior.priors.vae.variational import VariationalPrior
+from genprior.priors.base import EncodingPrior, LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.latent import lbfgs
@@ -40,7 +39,8 @@ class JointMAP(Solver):
         continuation in s.
     """
 
-    needs: ClassVar[type[Prior]] = VariationalPrior
+    needs: ClassVar[tuple[type[Prior], ...]] = (LatentPrior, EncodingPrior)
+    needs_besides: ClassVar[str] = "a decoder_std (a VAE with Gaussian pixels)"
     linear: ClassVar[bool] = True
     gaussian: ClassVar[bool] = True
     point_estimate: ClassVar[bool] = True
@@ -56,6 +56,10 @@ class JointMAP(Solver):
                 "JointMAP takes turns >= 0, descent >= 2, steps >= 1 and tolerance >= 0, not "
                 f"{self.turns}, {self.descent}, {self.steps}, {self.tolerance}"
             )
+
+    @classmethod
+    def serves(cls, prior: Prior) -> bool:
+        return super().serves(prior) and getattr(prior, "decoder_std", None) is not None
 
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
         posterior = latent_posterior(prior, chunk.problem, decoder_variance=True)

@@ -45,7 +45,7 @@ class LatentMAP(Solver):
         the noise, and the decoder's error counts as noise.
     """
 
-    needs: ClassVar[type[Prior]] = LatentPrior
+    needs: ClassVar[tuple[type[Prior], ...]] = (LatentPrior,)
     point_estimate: ClassVar[bool] = True
 
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
+from genprior.operators import GaussianNoise, PoissonNoise, Problem
 from genprior.operators.base import per_row
+from genprior.operators.linear.spectrum import Map
 from genprior.operators.random import normal
 from genprior.solvers.base import Counted
+from genprior.solvers.data_term import DataTerm
 
 EXPLAINED = 2.0
 """A measurement is explained where its residual is at most this many times what noise gives,
@@ -41,10 +42,7 @@ class LatentPosterior:
 
     def take(self, index: Tensor) -> LatentPosterior:
         """Keep the rows `index`."""
-        taken = replace(self, problem=self.problem.take(index))
-        if self.decoder_std and not (self.problem.operator.rows or self.problem.noise.rows):
-            vars(taken)["_precision"] = self._precision  # the same for all rows
-        return taken
+        return replace(self, problem=self.problem.take(index))
 
     def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return -log p(y | z) up to a constant, (n,), and its gradient in z (n, *latent)."""
@@ -62,32 +60,28 @@ class LatentPosterior:
     @torch.no_grad()
     def _scattered(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return -log p(y | z) where x scatters about decode(z), and its gradient in decode(z)."""
-        residual = self.problem.residual(x)
+        residual = self._data.residual(x)
         u = self._precision(residual)
-        operator = self.problem.operator
-        assert isinstance(operator, LinearOperator)
-        return 0.5 * vecdot(residual.flatten(1), u.flatten(1)), operator.adjoint(-u)
+        return 0.5 * vecdot(residual.flatten(1), u.flatten(1)), self._data.adjoint(-u)
 
     @cached_property
-    def _precision(self) -> Callable[[Tensor], Tensor]:
-        """What applies (sigma^2 I + s^2 A A^T)^-1; only what depends on r is left to each call."""
-        operator, noise = self.problem.operator, self.problem.noise
-        assert isinstance(operator, LinearOperator)
-        assert isinstance(noise, GaussianNoise)
-        damping, scale = noise.sigma**2, self.decoder_std**2
-        spectrum = operator.spectrum(self.problem.y)
-        if spectrum is None:
-            return lambda r: operator.solve_gram(r, damping, scale=scale)
-        inverse = spectrum.inverse(damping, scale=scale)
-        return lambda r: spectrum.back(inverse * spectrum.to(r))
+    def _data(self) -> DataTerm:
+        return DataTerm.of(self.problem)
+
+    @cached_property
+    def _precision(self) -> Map:
+        """What applies (sigma^2 I + s^2 A A^T)^-1 to coefficients."""
+        return self._data.solver(self.problem.sigma**2, scale=self.decoder_std**2)
 
     def misfit(self, z: Tensor) -> Tensor:
         """Root mean square of y - A(decode(z)) in units of what its spread should be, (n,)."""
         x = self.prior.decode(z)
-        residual, noise = self.problem.residual(x), self.problem.noise
+        count, noise = self.problem.observed_count, self.problem.noise
         if self.decoder_std:
-            squares = residual * self._precision(residual)
-        elif isinstance(noise, GaussianNoise):
+            value, _ = self._scattered(x)
+            return (2 * value / count).sqrt()
+        residual = self.problem.residual(x)
+        if isinstance(noise, GaussianNoise):
             squares = (residual / per_row(noise.sigma, residual)).square()
         elif isinstance(noise, PoissonNoise):
             variance = self.problem.operator(x) / per_row(noise.peak, residual)
@@ -95,18 +89,11 @@ class LatentPosterior:
             squares = residual.square() / variance.clamp(min=floor)
         else:
             squares = residual.square()
-        return (squares.flatten(1).sum(1) / self.entries(residual)).sqrt()
-
-    def entries(self, y: Tensor) -> Tensor:
-        """Number of observed entries of each row, (n,)."""
-        observed = self.problem.operator.observed
-        if observed is None:
-            return y.new_full((len(y),), y[0].numel())
-        return observed.expand_as(y).flatten(1).sum(1).to(y.dtype)
+        return (squares.flatten(1).sum(1) / count).sqrt()
 
     def explains(self, misfit: Tensor) -> Tensor:
         """Say for which rows a misfit is no worse than noise, roughly, makes it, (n,) bool."""
-        return misfit <= EXPLAINED + 5 / (2 * self.entries(self.problem.y)).sqrt()
+        return misfit <= EXPLAINED + 5 / (2 * self.problem.observed_count).sqrt()
 
     def mean_image(self, z: Tensor) -> Tensor:
         """Return E[x | z, y], (n, C, H, W): decode(z), moved towards y where x scatters."""
@@ -120,19 +107,18 @@ class LatentPosterior:
         like = {"dtype": x.dtype, "device": x.device}
         x = x + self.decoder_std * normal(x.shape, generators, **like)
         y = self.problem.y
-        noise = self.problem.noise
-        assert isinstance(noise, GaussianNoise)
-        return self._towards_y(x, per_row(noise.sigma, y) * normal(y.shape, generators, **like))
+        return self._towards_y(
+            x, per_row(self.problem.sigma, y) * normal(y.shape, generators, **like)
+        )
 
-    def _towards_y(self, x: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    def _towards_y(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         if not self.decoder_std:
             return x
-        operator = self.problem.operator
-        assert isinstance(operator, LinearOperator)
-        residual = self.problem.residual(x) - noise
-        if operator.observed is not None:
-            residual = torch.where(operator.observed, residual, torch.zeros_like(residual))
-        return x + self.decoder_std**2 * operator.adjoint(self._precision(residual))
+        data = self._data
+        residual = data.residual(x)
+        if noise is not None:
+            residual = residual - data.coefficients(self.problem.operator.keep_observed(noise))
+        return x + self.decoder_std**2 * data.adjoint(self._precision(residual))
 
 
 def latent_posterior(
@@ -149,9 +135,7 @@ def latent_posterior(
         ValueError: It was asked for and cannot count; or sigma is 0 and nothing else scatters.
     """
     std = getattr(prior.prior, "decoder_std", None)
-    closed = isinstance(problem.operator, LinearOperator) and isinstance(
-        problem.noise, GaussianNoise
-    )
+    closed = problem.linear_gaussian
     if decoder_variance and (std is None or not closed):
         raise ValueError(
             "decoder_variance needs a prior with a decoder_std (a VAE with Gaussian pixels), a "
@@ -161,11 +145,10 @@ def latent_posterior(
     if std is None or not closed or decoder_variance is False:
         std = 0.0
     posterior = LatentPosterior(prior, problem, float(std))
-    if not posterior.decoder_std and isinstance(problem.noise, GaussianNoise):
-        sigma = torch.as_tensor(problem.noise.sigma)
-        if bool((sigma == 0).any()):
-            raise ValueError(
-                "sigma = 0 leaves no density over latents: say the noise's std, or a small one "
-                "(1e-3 is a quarter of an 8-bit grey level)"
-            )
+    gaussian = isinstance(problem.noise, GaussianNoise)
+    if gaussian and not posterior.decoder_std and bool((problem.sigma == 0).any()):
+        raise ValueError(
+            "sigma = 0 leaves no density over latents: say the noise's std, or a small one (1e-3 "
+            "is a quarter of an 8-bit grey level)"
+        )
     return posterior

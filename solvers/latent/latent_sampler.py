@@ -52,7 +52,7 @@ class LatentSampler(Solver):
     arXiv:1111.4246 (step sizes); Roberts, Rosenthal 1998 (MALA's acceptance).
     """
 
-    needs: ClassVar[type[Prior]] = LatentPrior
+    needs: ClassVar[tuple[type[Prior], ...]] = (LatentPrior,)
     joint: ClassVar[bool] = True
 
     steps: int = 300
@@ -85,8 +85,8 @@ class LatentSampler(Solver):
         rows = chunk.problem.take(images.repeat_interleave(self.chains))
         posterior = latent_posterior(prior, rows, self.decoder_variance)
         generators = spawn(chunk.image_generators, len(y), per=self.chains)
-        walk = _Walk(self, posterior, prior.latent_shape, generators)
-        draws, energies, acceptance = walk.run(chunk)
+        chains = Chains(self, posterior, prior.latent_shape, generators)
+        draws, energies, acceptance = chains.run(chunk)
         z = self._spread(draws, chunk.samples)
         found = latent_posterior(prior, chunk.rows, self.decoder_variance)
         z = z.flatten(0, 1).unflatten(1, prior.latent_shape)
@@ -116,7 +116,7 @@ class LatentSampler(Solver):
         return draws[:, chain, step]
 
 
-class _Walk:
+class Chains:
     """The chains of one chunk: n = b * chains rows."""
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The machinery that all diffusion solvers share."""
+"""The machinery that all diffusion solvers share; a method itself is in solvers/diffusion."""

@@ -40,7 +40,7 @@ def krylov_solve(
         systems of linear equations": minimises the residual as GMRES does.
     """
     residual, v = b, torch.zeros_like(b)
-    image: Tensor | None = None
+    image = b.new_zeros(())
     size = _dot(b, b).sqrt()
     target = tolerance * size
     directions: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -57,11 +57,9 @@ def krylov_solve(
         z, product, mapped = (t * per_row(inverse, t) for t in (z, product, mapped))
         length = _dot(product, residual)
         v, residual = v + per_row(length, z) * z, residual - per_row(length, product) * product
-        step = per_row(length, mapped) * mapped
-        image = step if image is None else image + step
+        image = image + per_row(length, mapped) * mapped
         directions.append((z, product, mapped))
         size = _dot(residual, residual).sqrt()
         if not bool((size > target).any()):
             break
-    assert image is not None, "iterations >= 1"
     return v, image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genprior.operators import GaussianNoise, LinearOperator, PoissonNoise, Problem
+from genprior.operators import PoissonNoise, Problem
 from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.solvers.base import Counted
@@ -17,24 +17,16 @@ ABOVE_DATA = 100.0
 """The first sigma as a multiple of the data's standard deviation, where the prior goes so far."""
 
 
-def noise_std(problem: Problem) -> Tensor:
-    """Return the measurement noise's sigma for each row, (B,)."""
-    assert isinstance(problem.noise, GaussianNoise)
-    sigma = torch.as_tensor(problem.noise.sigma).to(problem.y)
-    return sigma.reshape(-1).expand(len(problem.y))
-
-
 def noise_level(problem: Problem) -> Tensor:
     """Return the std of an average entry of y, (B,): sigma, or that of Poisson counts."""
     if isinstance(problem.noise, PoissonNoise):
-        return poisson_std(problem).flatten(1).square().mean(1).sqrt()
-    return noise_std(problem)
+        return poisson_std(problem, problem.noise).flatten(1).square().mean(1).sqrt()
+    return problem.sigma
 
 
-def poisson_std(problem: Problem) -> Tensor:
+def poisson_std(problem: Problem, noise: PoissonNoise) -> Tensor:
     """Estimate each entry's std sqrt(y / peak); a count of zero passes for one."""
-    assert isinstance(problem.noise, PoissonNoise)
-    peak = per_row(problem.noise.peak, problem.y)
+    peak = per_row(noise.peak, problem.y)
     return torch.maximum(problem.y, 1 / peak).div(peak).sqrt()
 
 
@@ -71,9 +63,7 @@ def noise_grid(
 
 
 def _largest_singular_value(problem: Problem) -> Tensor:
-    spectrum = None
-    if isinstance(problem.operator, LinearOperator):
-        spectrum = problem.operator.spectrum(problem.y)
+    spectrum = problem.linear_operator.svd(problem.y) if problem.linear else None
     if spectrum is None:
         return problem.y.new_ones(len(problem.y))
     return spectrum.eigenvalues.flatten(1).amax(1).sqrt().expand(len(problem.y))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genprior.operators import LinearOperator
 from genprior.operators.base import per_row
-from genprior.solvers.walk.walk import Walk, where_rows
+from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import where_rows
 
 DAMPING = 1e-4
 """Least measurement variance as a share of x0's given x_sigma; it vanishes with sigma."""
@@ -43,39 +43,26 @@ class Twist:
         )
 
 
-def _variances(walk: Walk, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """V's scalar r^2, and sigma_y^2 kept above a share of it."""
-    r2 = walk.uncertainty(sigma)
-    return r2, torch.maximum(walk.sigma_y.square(), DAMPING * r2)
-
-
-def _denoised(walk: Walk, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return x, walk.prior.denoise(x, sigma)
-
-
 def scalar_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:
     """Take V = r^2 I in the density, and its product with one Jacobian in the guided mean."""
-    operator, data = walk.problem.operator, walk.data
-    assert isinstance(operator, LinearOperator)
-    r2, noise2 = _variances(walk, sigma)
-    x, x0 = _denoised(walk, x, sigma)
+    operator, data = walk.problem.linear_operator, walk.data
+    r2, noise2 = walk.variances(sigma, DAMPING)
+    x, x0 = walk.denoise_with_graph(x, sigma)
     residual = data.residual(x0.detach())
-    u = data.solve(residual, noise2, scale=r2)
+    u = data.solver(noise2, scale=r2)(residual)
     (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
     log_determinant = operator.gram_log_determinant(noise2, scale=r2, like=walk.problem.y)
     quadratic = (residual * u).flatten(1).sum(1)
-    guided = torch.addcmul(x0.detach(), per_row(sigma**2, x0), gradient)
-    return Twist(-0.5 * (quadratic + log_determinant), x0.detach(), guided)
+    x0 = x0.detach()
+    guided = x0 + per_row(sigma**2, x0) * gradient
+    return Twist(-0.5 * (quadratic + log_determinant), x0, guided)
 
 
 def exact_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:
     """Take V = sigma^2 d x0 / d x: one vector-Jacobian product for each observed entry of y."""
-    operator = walk.problem.operator
-    assert isinstance(operator, LinearOperator)
-    _, noise2 = _variances(walk, sigma)
-    x, x0 = _denoised(walk, x, sigma)
+    operator = walk.problem.linear_operator
+    _, noise2 = walk.variances(sigma, DAMPING)
+    x, x0 = walk.denoise_with_graph(x, sigma)
     residual = walk.problem.residual(x0.detach())
     entries = observed_entries(walk)
     columns, rows = [], []

@@ -8,7 +8,7 @@ import pytest
 from genprior.solvers import Solver
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ["docs/guides/write-your-own.md", "README.md"]
+PAGES = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

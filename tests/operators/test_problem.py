@@ -9,12 +9,16 @@ from tools import close, identical, seeded
 
 from genprior.operators import (
     Blur,
+    Compose,
     Downsampling,
     GaussianNoise,
     Identity,
     Inpainting,
+    Matrix,
+    Operator,
     PoissonNoise,
     Problem,
+    fits,
     kernels,
 )
 from genprior.operators.random import normal, uniform
@@ -243,3 +247,135 @@ def test_problems_that_do_not_fit_are_named(build, error, message):
     """Catches a problem that is built on parts that do not belong together."""
     with pytest.raises(error, match=message):
         build()
+
+
+# --- what a problem says of itself
+
+
+class Square(Operator):
+    """Nonlinear."""
+
+    def forward(self, x):
+        return x**2
+
+
+def test_a_problem_says_what_kind_it_is():
+    """Catches a closed form taken where the operator is not linear or the noise not Gaussian."""
+    shape, y = (1, 4, 4), images(2, 1, 4, 4)
+    kinds = {
+        (True, True): Problem(y, Identity(shape), GaussianNoise(0.1)),
+        (True, False): Problem(y, Identity(shape), PoissonNoise(9.0)),
+        (False, False): Problem(y, Square(shape, shape), GaussianNoise(0.1)),
+    }
+    for kind, problem in kinds.items():
+        assert (problem.linear, problem.linear_gaussian) == kind
+    with pytest.raises(TypeError, match="PoissonNoise has no sigma"):
+        _ = kinds[True, False].sigma
+    with pytest.raises(TypeError, match="linear operator is needed here; Square"):
+        _ = kinds[False, False].linear_operator
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("sigma", [0.05, torch.tensor([0.05], dtype=F64), SIGMAS])
+def test_sigma_is_one_for_each_measurement(sigma, dtype):
+    """Catches a float rounded to float32 on its way to float64, and a scalar for B rows."""
+    found = Problem(images(3, 1, 4, 4).to(dtype), IDENTITY, GaussianNoise(sigma)).sigma
+    expected = torch.as_tensor(sigma, dtype=dtype).reshape(-1).expand(3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_observed_entries_are_counted():
+    """Catches channels or rows forgotten where a mask is shared by them."""
+    per_image = torch.stack([mask(), torch.ones(1, 4, 4, dtype=torch.bool)])
+    y = images(2, 3, 4, 4)
+    assert Problem(y, Inpainting(per_image), GaussianNoise(0.1)).observed_count.tolist() == [
+        12,
+        48,
+    ]
+    assert Problem(y, Inpainting(mask()), GaussianNoise(0.1)).observed_count.tolist() == [12, 12]
+    everything = Problem(y, Identity((3, 4, 4)), GaussianNoise(0.1)).observed_count
+    assert everything.tolist() == [48, 48]
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "answer"),
+    [
+        ((1, 4), (1, 4), True),
+        ((None, 4), (3, None), True),
+        ((1, 4), (1, 5), False),
+        ((1, 4), (1, 4, 4), False),
+        ((), (), True),
+        ((0, 4), (None, 4), True),
+        ((0,), (1,), False),
+    ],
+)
+def test_shapes_fit(shape, wanted, answer):
+    """Catches an axis dropped by zip, and 0 taken for an open size."""
+    assert fits(shape, wanted) is answer
+    assert fits(wanted, shape) is answer
+
+
+class Decoder(torch.nn.Module):
+    """A linear decoder of codes (1, 2, 2) to images (1, 4, 4)."""
+
+    latent_shape = (1, 2, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", normal((16, 4), seeded(5), dtype=F64))
+
+    def decode(self, z):
+        return (z.flatten(1) @ self.matrix.T).reshape(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("state", ["shared", "per image"])
+def test_a_problem_through_a_decoder(state):
+    """Catches rows of the operator, or what is not observed, forgotten on the way to codes."""
+    masks = torch.rand(3, 1, 4, 4, generator=seeded(3)) < 0.5
+    operator = Inpainting(masks if state == "per image" else masks[0])
+    decoder, z = Decoder(), normal((3, 1, 2, 2), seeded(4), dtype=F64)
+    x = decoder.decode(z)
+    problem = Problem.simulate(x, operator, GaussianNoise(SIGMAS), generator=seeded(1))
+    coded = problem.through(decoder)
+    assert (coded.image_shape, coded.linear) == ((1, 2, 2), False)
+    torch.testing.assert_close(coded.log_likelihood(z), problem.log_likelihood(x))
+    assert torch.equal(coded.observed_count, problem.observed_count)
+    index = torch.tensor([2, 0])
+    torch.testing.assert_close(coded.take(index).residual(z[index]), problem.residual(x)[index])
+    bare = problem.through(decoder.decode, latent_shape=(1, 2, 2))
+    torch.testing.assert_close(bare.residual(z), problem.residual(x))
+    with pytest.raises(ValueError, match="no latent_shape: pass latent_shape="):
+        problem.through(decoder.decode)
+
+
+def test_codes_are_found_through_a_decoder():
+    """Catches a gradient that does not reach the code: the mode is the exact mean there."""
+    from genprior.priors import Gaussian
+    from genprior.solvers import LatentMAP
+
+    decoder = Decoder()
+    prior = Gaussian.from_covariance(torch.zeros(1, 2, 2, dtype=F64), torch.eye(4, dtype=F64))
+    mask = torch.rand(1, 4, 4, generator=seeded(3)) < 0.6
+    x = decoder.decode(prior.sample(2, generator=seeded(1)))
+    problem = Problem.simulate(x, Inpainting(mask), GaussianNoise(0.3), generator=seeded(2))
+    found = LatentMAP(tolerance=1e-9)(problem.through(decoder), prior, generator=seeded(3))
+    linear = Compose(Inpainting(mask), _AsOperator(decoder))
+    exact = prior.posterior(Problem(problem.y, linear, problem.noise)).mean
+    torch.testing.assert_close(found.samples[:, 0], exact, atol=1e-6, rtol=0)
+
+
+class _AsOperator(Matrix):
+    """The decoder as a matrix whose measurements are images."""
+
+    def __init__(self, decoder):
+        super().__init__(decoder.matrix, (1, 2, 2))
+        self.measurement_shape = (1, 4, 4)
+
+    def forward(self, x):
+        return super().forward(x).reshape(-1, 1, 4, 4)
+
+    def adjoint(self, y):
+        return super().adjoint(y.flatten(1))
+
+    def spectrum(self, like=None):
+        return None

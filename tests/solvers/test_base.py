@@ -17,7 +17,17 @@ from genprior.operators import (
 )
 from genprior.operators.random import normal
 from genprior.priors import DenoisingPrior, Gaussian, LatentPrior
-from genprior.solvers import ExactPosterior, Result, Solution, Solver, available
+from genprior.solvers import (
+    MMPS,
+    ExactPosterior,
+    GuidedSolver,
+    JointMAP,
+    Result,
+    Solution,
+    Solver,
+    available,
+)
+from genprior.solvers.testing import check_solver
 
 SHAPE = (1, 4, 3)
 
@@ -61,7 +71,7 @@ class _Walk(Solver):
     """Adds noise `steps` times; one forward and one VJP each."""
 
     steps: int = 3
-    needs = DenoisingPrior
+    needs = (DenoisingPrior,)
 
     def _solve(self, chunk, prior):
         rows = chunk.rows
@@ -182,3 +192,123 @@ def test_solve_is_exact_where_it_can_be():
     torch.testing.assert_close(result.std, posterior.std)
     assert result.samples.shape == (3, 4, *SHAPE)
     assert not result.point_estimate
+
+
+@dataclass(frozen=True)
+class _Encoded(Solver):
+    """Asks for two capabilities and one thing besides."""
+
+    needs = (LatentPrior, DenoisingPrior)
+    needs_besides = "an exact encoder"
+
+    @classmethod
+    def serves(cls, prior):
+        return super().serves(prior) and getattr(prior, "exact_encoder", False)
+
+    def _solve(self, chunk, prior):
+        return Solution(prior.sample(len(chunk.problem.y))[:, None])
+
+
+def test_all_capabilities_are_asked_for():
+    """Catches a prior taken that has one of several capabilities, and a message that hides one."""
+    words = "_Encoded needs a LatentPrior, a DenoisingPrior and an exact encoder; Latent is latent"
+    with pytest.raises(TypeError, match=words):
+        _Encoded()(problem(), Latent())
+    assert _Encoded()(problem(), gaussian()).converged.all()
+    with pytest.raises(TypeError, match="a LatentPrior, an EncodingPrior and a decoder_std"):
+        JointMAP()(problem(), gaussian())
+    assert "JointMAP" not in available(gaussian())
+
+
+def test_solvers_are_ranked_and_bases_left_out():
+    """Catches a ranking that follows imports, and an abstract class offered to a user."""
+
+    @dataclass(frozen=True)
+    class Newcomer(_Walk):
+        pass
+
+    try:
+        names = available(gaussian())
+        assert names[:3] == ["ExactPosterior", "MMPS", "DAPS"]
+        assert names[-1] == "Newcomer"
+        assert set(names) <= set(available())
+        assert not {"DiffusionSolver", "GuidedSolver"} & set(available())
+    finally:
+        del Solver.registry["Newcomer"]
+
+
+class Bare(DenoisingPrior):
+    """Forgets what its base declares."""
+
+    config = None
+
+    def __init__(self, **attributes):
+        super().__init__()
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def sample(self, n, *, size=None, generator=None):
+        return torch.zeros(n, *SHAPE)
+
+    def denoise(self, x, sigma):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({}, "lacks image_shape, sigma_range, data_mean, data_std"),
+        (
+            {"image_shape": SHAPE, "sigma_range": (0.01, 9.0), "data_mean": 0.5},
+            "lacks data_std, data_mean as a tensor",
+        ),
+    ],
+)
+def test_a_prior_of_ones_own_is_told_all_that_it_lacks(attributes, words):
+    """Catches one AttributeError after the other, from deep inside a walk."""
+    with pytest.raises(TypeError) as caught:
+        MMPS()(problem(), Bare(**attributes))
+    assert sorted(words.removeprefix("lacks ").split(", ")) == sorted(
+        str(caught.value).split("lacks ")[1].split(". Set")[0].split(", ")
+    )
+
+
+def test_images_that_are_not_finite_have_not_converged():
+    """Catches NaN passed off as an answer where a solver says nothing of convergence."""
+    samples = torch.zeros(3, 2, *SHAPE)
+    samples[1, 0, 0, 0, 0] = torch.nan
+    assert Solution(samples).converged.tolist() == [True, False, True]
+
+
+def test_check_solver_says_what_is_wrong():
+    """Catches an AssertionError without a word."""
+
+    class _Wrong(_Walk):
+        def _solve(self, chunk, prior):
+            found = super()._solve(chunk, prior)
+            return Solution(found.samples, converged=found.samples[:, 0, 0, 0, 0])
+
+    with pytest.raises(AssertionError, match=r"converged is torch.float64, not bool"):
+        check_solver(_Wrong())
+
+
+@dataclass(frozen=True)
+class _Mean(GuidedSolver):
+    """Ignores y; counts what the hooks are called with."""
+
+    steps: int = 4
+
+    def start(self, walk):
+        assert walk.sigmas.shape == (self.steps, len(walk.problem.y))
+        return super().start(walk)
+
+    def guide(self, walk, x, sigma):
+        assert sigma.shape == (len(x),)
+        return walk.prior.denoise(x, sigma)
+
+
+def test_a_guidance_needs_one_method():
+    """Catches hooks that a third party's class does not reach."""
+    result = _Mean()(problem(), gaussian(), num_samples=2, batch_size=2)
+    assert result.forwards == 4
+    assert result.trace["residual"].shape == (4, 3)

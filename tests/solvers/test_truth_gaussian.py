@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genprior.metrics import gaussian_kl
-from genprior.operators import GaussianNoise, Inpainting, Problem
+from genprior.operators import GaussianNoise, Inpainting, Problem, Spectrum
 from genprior.operators.random import normal
 from genprior.priors import Gaussian
 from genprior.priors.samplers.sa_solver import SASolver, UniPC
@@ -25,9 +25,8 @@ from genprior.solvers import (
     RePaint,
     Solver,
 )
+from genprior.solvers.data_term import DataTerm
 from genprior.solvers.testing import affine_law, gaussian_field, noise_replaced, posterior_law
-from genprior.solvers.walk.data_term import DataTerm
-from genprior.solvers.walk.spectral import Spectral
 
 
 def affine(solver, problem, prior, scale=1.0):
@@ -115,8 +114,8 @@ def test_noise_scaled_by_root_two_is_noticed(name):
 def test_halved_guidance_is_noticed(name, monkeypatch):
     """Catches bars so wide that half the pull towards y passes."""
     if name in ("DDNM", "DDRM"):
-        v = Spectral.v
-        monkeypatch.setattr(Spectral, "v", lambda self, c: v(self, c) / 2)
+        v = Spectrum.v
+        monkeypatch.setattr(Spectrum, "v", lambda self, c: v(self, c) / 2)
     elif name == "RePaint":
         put_back = staticmethod(lambda mask, a, b: torch.where(mask, (a + b) / 2, b))
         monkeypatch.setattr(RePaint, "_put_back", put_back)

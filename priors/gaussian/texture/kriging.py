@@ -21,7 +21,6 @@ from genprior.operators import (
     Blur,
     Identity,
     Inpainting,
-    LinearOperator,
     Problem,
     conjugate_gradient,
 )
@@ -43,9 +42,8 @@ class Kriging(ABC):
     """K of one operator and one noise level."""
 
     def __init__(self, law: TorusNormal, problem: Problem) -> None:
-        assert isinstance(problem.operator, LinearOperator)
         self.law = law
-        self.operator = problem.operator
+        self.operator = problem.linear_operator
         self.problem = problem
         self.sigma2 = noise_variance(problem).reshape(())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genprior.operators import Problem
 from genprior.operators.random import Generators, normal
-from genprior.priors.gaussian.conditioning import measurement_noise, observed_count
+from genprior.priors.gaussian.conditioning import measurement_noise
 from genprior.priors.gaussian.texture.kriging import Kriging, kriging
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class StationaryPosterior:
         pairs = list(zip(self._solvers, runs, strict=True))
         log_determinant = torch.cat([solver.log_determinant for solver, _ in pairs])
         quadratic = torch.cat([(r * s.solve(r)).flatten(1).sum(1) for s, r in pairs])
-        count = observed_count(self._problem).to(residual)
+        count = self._problem.observed_count
         log_determinant = log_determinant.to(residual) + count * math.log(2 * math.pi)
         return -0.5 * (quadratic + log_determinant)
 

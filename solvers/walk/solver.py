@@ -1,0 +1,118 @@
+"""The base of solvers that walk down the noise levels of a denoising prior."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genprior.operators import Inpainting, Problem
+from genprior.operators.base import per_row
+from genprior.priors.base import DenoisingPrior, Prior
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.chunks import Chunk, Solution
+from genprior.solvers.walk.levels import noise_grid
+from genprior.solvers.walk.state import Walk
+
+
+@dataclass(frozen=True)
+class DiffusionSolver(Solver):
+    """Base of the solvers that walk down the noise levels of a `DenoisingPrior`.
+
+    A method gives `descend`, and where its own differ `levels`, `start` and `refuse`.
+
+    Attributes:
+        steps: Noise levels, as many as there are network evaluations unless the solver says so.
+        keep_measured: Return measured pixels unchanged; for inpainting without noise.
+        antithetic: Draw samples in pairs with opposite noise. Each sample keeps its law, but what
+            is linear in the noise cancels in a pair, so the mean of few comes near the
+            posterior's; the two of a pair are not independent.
+    """
+
+    needs: ClassVar[tuple[type[Prior], ...]] = (DenoisingPrior,)
+
+    steps: int = 100
+    keep_measured: bool = False
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.steps < 1:
+            raise ValueError(f"{name}: steps must be at least 1, not {self.steps}")
+        if self.antithetic and (self.joint or self.point_estimate):
+            raise ValueError(f"{name} draws no independent samples that antithetic could pair")
+
+    @abstractmethod
+    def descend(self, walk: Walk) -> Tensor:
+        """Walk down `walk.sigmas` and return x, (R, C, H, W); `walk.record` once a level."""
+
+    def levels(self, problem: Problem, prior: Counted) -> Tensor:
+        """Return the noise levels, (N, R), decreasing and > 0."""
+        return noise_grid(problem, prior, self.steps)
+
+    def start(self, walk: Walk) -> Tensor:
+        """Draw x at the first level: mean data_mean, variance data_std^2 + sigma^2.
+
+        Leaving out the data's own spread starts wrong wherever sigma does not dwarf it.
+        """
+        n = walk.noise(walk.problem.y.new_empty(walk.shape))
+        mean, std = walk.prior.data_mean.to(n), walk.prior.data_std.to(n)
+        return mean + (std**2 + per_row(walk.sigmas[0], n) ** 2).sqrt() * n
+
+    def refuse(self, problem: Problem) -> None:
+        """Raise where this method cannot serve the problem."""
+        if not self.keep_measured:
+            return
+        exact = problem.linear_gaussian and bool((problem.sigma == 0).all())
+        if not (isinstance(problem.operator, Inpainting) and exact):
+            raise ValueError(
+                "keep_measured=True is for Inpainting with GaussianNoise(0): noisy measurements "
+                "are not the image's pixels"
+            )
+
+    @property
+    def _paired(self) -> bool:
+        return self.antithetic
+
+    def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
+        problem = replace(chunk, samples=self._rows_per_image(chunk.samples)).rows
+        self.refuse(problem)
+        sigmas = self.levels(problem, prior)
+        walk = Walk(
+            problem=problem,
+            prior=prior,
+            sigmas=sigmas,
+            shape=(len(problem.y), *chunk.image_shape),
+            generators=chunk.image_generators if self.joint else chunk.generators,
+            samples=chunk.samples,
+            ticks=chunk.track(range(len(sigmas)), type(self).__name__),
+        )
+        return self._finish(walk, self.descend(walk))
+
+    def _finish(self, walk: Walk, x: Tensor) -> Solution:
+        count = len(x) // walk.samples
+
+        def first(values: Tensor) -> Tensor:
+            """Of each image's rows, as many as there are samples."""
+            return values.reshape(count, -1, *values.shape[1:])[:, : walk.samples].flatten(0, 1)
+
+        def per_image(values: Tensor) -> Tensor:
+            return values.reshape(*values.shape[:-1], count, -1)
+
+        observed = walk.problem.operator.observed
+        if self.keep_measured and observed is not None:
+            y = walk.problem.y
+            x = torch.where(first(observed.expand_as(y)), first(y), x)
+        residual = walk.residuals()
+        return Solution(
+            samples=x.reshape(count, walk.samples, *x.shape[1:]),
+            mean=None if walk.mean is None else walk.mean[:: walk.samples],
+            converged=per_image(walk.sound).all(-1),
+            trace={
+                "sigma": per_image(walk.sigmas[: len(residual)]).mean(-1),
+                "residual": per_image(residual).mean(-1),
+            },
+        )
