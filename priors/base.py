@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from itertools import chain
 from pathlib import Path
@@ -304,6 +304,13 @@ class ExactPrior(Prior):
             TypeError: The operator is not linear or the noise is not Gaussian.
             ValueError: The problem does not fit the prior.
         """
+
+
+def check_counts(name: str, counts: int | Sequence[int], *, least: int = 1) -> None:
+    """Raise unless the option `name` is a whole number, or several, each at least `least`."""
+    values = counts if isinstance(counts, Sequence) and not isinstance(counts, str) else [counts]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values):
+        raise ValueError(f"{name} must be whole numbers of at least {least}, not {counts!r}")
 
 
 def as_prior(model: Model) -> Prior:

@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators
 from genprior.priors import samplers
-from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
+from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior, plain
 from genprior.priors.diffusion import parametrisations
 from genprior.priors.diffusion.likelihood import log_prob_estimate
 from genprior.priors.diffusion.parametrisations import EDM, Parametrisation
 from genprior.priors.diffusion.tiles import in_tiles, needs_tiles
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.training import Objective, SingleLoss, Trainable
-
-_EDM = EDM()
 
 
 class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
@@ -59,7 +57,7 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         network: nn.Module,
         image_shape: Shape,
         *,
-        objective: Parametrisation = _EDM,
+        objective: Parametrisation | None = None,
         data_mean: float | Sequence[float] = 0.5,
         data_std: float = 0.5,
     ) -> None:
@@ -69,7 +67,7 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         self.network = network
         self.image_shape = tuple(image_shape)
         self.latent_shape = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
-        self.training_objective = objective
+        self.training_objective = objective if objective is not None else EDM()
         mean = torch.as_tensor(data_mean, dtype=torch.float64).reshape(-1, 1, 1)
         self.register_buffer("data_mean", mean.float(), persistent=False)
         self.register_buffer("data_std", torch.tensor(float(data_std)), persistent=False)
@@ -125,6 +123,10 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
 
         network, objective, shape = read_diffusers(source)
         return cls(network, shape, objective=objective)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "objective": plain(self.training_objective)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Diffusion:

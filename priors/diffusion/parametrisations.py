@@ -13,13 +13,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, uniform
+from genprior.priors.base import check_counts
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -94,6 +95,14 @@ class EDM(Parametrisation):
     log_std: float = 1.2
     s_range: tuple[float, float] = (0.004, 160.0)
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.log_mean) and 0 < self.log_std < math.inf):
+            raise ValueError(
+                "log_mean must be finite and log_std positive, not "
+                f"{self.log_mean} and {self.log_std}"
+            )
+        _check_range("s_range", self.s_range)
+
     def reading(self, s: float) -> Reading:
         total = math.sqrt(1 + s**2)
         return Reading(1 / total**2, s / total, 1 / total, math.log(_clamp(s, *self.s_range)) / 4)
@@ -137,6 +146,16 @@ class DDPM(Parametrisation):
     steps: int = 1000
     beta_range: tuple[float, float] = (1e-4, 0.02)
     target: Literal["noise", "image", "velocity"] = "noise"
+
+    def __post_init__(self) -> None:
+        for name in ("schedule", "target"):
+            choices = get_args(get_type_hints(DDPM)[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                )
+        check_counts("steps", self.steps, least=2)
+        _check_range("beta_range", self.beta_range, most=1)
 
     def levels(self) -> Tensor:
         """Return s_t for t = 0 ... T - 1, increasing, float64."""
@@ -195,6 +214,9 @@ class FlowMatching(Parametrisation):
     kind: ClassVar[str] = "flow_matching"
     s_range: tuple[float, float] = (0.004, 160.0)
 
+    def __post_init__(self) -> None:
+        _check_range("s_range", self.s_range)
+
     def reading(self, s: float) -> Reading:
         t, trained = (level / (1 + level) for level in (s, _clamp(s, *self.s_range)))
         return Reading(1 - t, -t, 1 - t, trained)
@@ -225,6 +247,11 @@ def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:
     if kind not in KINDS:
         raise ValueError(f"objective {kind!r} is unknown: choose one of {', '.join(KINDS)}")
     return KINDS[kind](**fields)
+
+
+def _check_range(name: str, bounds: tuple[float, float], most: float = math.inf) -> None:
+    if not (len(bounds) == 2 and 0 < bounds[0] < bounds[1] < most):
+        raise ValueError(f"{name} must be 0 < low < high < {most}, not {bounds}")
 
 
 def _clamp(s: float, low: float, high: float) -> float:

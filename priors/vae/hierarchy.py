@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from genprior.priors.base import check_counts
 from genprior.priors.vae.coders import ResidualCell
 
 
@@ -152,19 +153,18 @@ def group_shapes(image_shape: tuple[int, int, int], levels: Levels) -> list[tupl
 
 def check_levels(image_shape: tuple[int, int, int], levels: Levels) -> None:
     widths, groups = levels.widths, levels.groups
+    check_counts("widths", widths)
+    check_counts("groups", groups, least=0)
+    check_counts("whole", levels.whole, least=0)
+    check_counts("latent_channels", levels.latent_channels)
     factor = 2 ** len(widths)
-    if (
-        not widths
-        or len(widths) != len(groups)
-        or min(groups) < 0
-        or (sum(groups) + levels.whole < 1 or levels.whole < 0)
-    ):
+    if not widths or len(widths) != len(groups) or sum(groups) + levels.whole < 1:
         raise ValueError(
             f"widths {tuple(widths)} and groups {tuple(groups)} must name the same levels, with "
             "at least one group"
         )
-    if levels.latent_channels < 1 or image_shape[1] % factor or image_shape[2] % factor:
+    if image_shape[1] % factor or image_shape[2] % factor:
         raise ValueError(
-            f"latent_channels must be at least 1, not {levels.latent_channels}, and images of "
-            f"{image_shape[1]}x{image_shape[2]} be divisible by {factor}"
+            f"images of {image_shape[1]}x{image_shape[2]} must be divisible by {factor}, once "
+            f"halved for each of widths {tuple(widths)}"
         )

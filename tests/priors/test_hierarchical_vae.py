@@ -130,7 +130,7 @@ def test_latent_map_serves_it():
         ({"widths": (4,), "groups": (1, 2)}, "same levels"),
         ({"widths": (4, 4), "groups": (0, 0)}, "at least one group"),
         ({"latent_channels": 0}, "latent_channels"),
-        ({"whole": -1}, "at least one group"),
+        ({"whole": -1}, "whole must be"),
         ({"widths": (4, 4, 4, 4), "groups": (1, 1, 1, 1)}, "divisible by 16"),
     ],
 )
