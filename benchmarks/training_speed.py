@@ -24,9 +24,11 @@ import torch
 from overhead import peak_memory
 from torch import Tensor, nn
 
-from genprior.priors import Diffusion, samplers
+from genprior.priors import Diffusion, Turn, samplers
 from genprior.priors.diffusion.unet import UNet
-from genprior.training import TrainingOptions, _Run
+from genprior.training import TrainingOptions
+from genprior.training.loop import _Run
+from genprior.training.options import Length
 from genprior.training.stream import as_images
 
 BATCH, STEPS, ROUNDS = 64, 24, 9
@@ -48,7 +50,7 @@ def bare(images: Tensor) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = objective.loss("all", next(batches), generator)
+            loss, _ = objective.loss(Turn(), next(batches), generator)
         loss.backward()
         optimizer.step()
 
@@ -57,13 +59,21 @@ def bare(images: Tensor) -> Callable[[], None]:
 
 def ours(images: Tensor, folder: str) -> Callable[[], None]:
     """Return a step of the training loop, checkpoints aside."""
-    run = _Run(build(), as_images(images), Path(folder), 10**4, BATCH, QUIET, {})
+    run = _Run(
+        build(),
+        as_images(images),
+        out=Path(folder),
+        length=Length(steps=10**4),
+        batch_size=BATCH,
+        options=QUIET,
+        card={},
+    )
     run.report.__enter__()
     batches, count = run._batches(), itertools.count()
 
     def step() -> None:
         number = next(count)
-        run._update(number, batches)
+        run._update(number, number / 10**4, batches)
         run.report.progress(number + 1)
 
     return step

@@ -85,14 +85,23 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
+    if words[0] == "--import" and words[1:]:  # a module with families of one's own
+        sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
+        importlib.import_module(words[1])
+        return _run(words[2:])
     if words[0] == "--version":
         from genprior import __version__
 
         print(__version__)
         return 0
     name, rest = _split(words)
-    function = _load(COMMANDS[name])
-    parser, groups, flags = _parser(name, function, COMMANDS[name].positional)
+    if name in COMMANDS:
+        function, positional = _load(COMMANDS[name]), COMMANDS[name].positional
+    else:
+        from genprior.commands.train import find_family, trainer
+
+        function, positional = trainer(find_family(name.split()[1])), ()
+    parser, groups, flags = _parser(name, function, positional)
     if "-h" in rest or "--help" in rest:
         print(parser.format_help())
         return 0
@@ -112,9 +121,12 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
         return two, words[2:]
     if words[0] in COMMANDS:
         return words[0], words[1:]
+    if words[0] == "train" and re.match(r"[A-Z]|.+:", " ".join(words[1:2])):  # one's own family
+        return two, words[2:]
     families = [name for name in COMMANDS if name.startswith(words[0] + " ")]
     if families:
-        raise ValueError(f"genprior {words[0]} what? {', '.join(families)}")
+        own = ", or MODULE:CLASS of your own" * (words[0] == "train")
+        raise ValueError(f"genprior {words[0]} what? {', '.join(families)}{own}")
     near = difflib.get_close_matches(words[0], COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else "genprior --help lists them"
     raise ValueError(f"there is no command {words[0]!r}: {hint}")
@@ -150,8 +162,11 @@ def _parser(
         parser.add_argument(word, type=hints[word], **optional)
     if len(parameters) > len(positional):
         parser.add_argument("--config", action="config", help="YAML file with options")
-    for kind in groups.values():
+    for key, kind in groups.items():
         parser.add_class_arguments(kind, as_group=True)
+        default = inspect.signature(function).parameters[key].default
+        if default is not inspect.Parameter.empty:
+            parser.set_defaults(dict(vars(default)))
     parser.add_function_arguments(function, skip={*groups, *positional}, as_group=False)
     fields = [(f.name, f.default) for kind in groups.values() for f in dataclasses.fields(kind)]
     fields += [(p.name, p.default) for p in parameters]
@@ -189,7 +204,13 @@ def _as_dataclass(hint: Any, value: Any) -> Any:
 def _overview() -> str:
     lines = ["genprior: imaging inverse problems solved with generative priors", ""]
     lines += [f"  genprior {name:16} {command.about}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "genprior COMMAND --help explains a command."])
+    lines += [
+        "",
+        "genprior COMMAND --help explains a command.",
+        "genprior train MODULE:CLASS trains a family of your own; other commands know it where",
+        "genprior --import MODULE COMMAND is called.",
+    ]
+    return "\n".join(lines)
 
 
 def _hyphens(text: str) -> str:

@@ -1,21 +1,27 @@
 """Generative priors: one family a file, one interface over all of them."""
 
+from genprior.priors import samplers
 from genprior.priors.base import (
+    ConditionalPrior,
     DenoisingPrior,
     DensityPrior,
     EncodingPrior,
     ExactPrior,
     LatentPrior,
+    Model,
     Posterior,
     Prior,
     capabilities,
 )
+from genprior.priors.diffusion import parametrisations
 from genprior.priors.diffusion.diffusion import Diffusion
 from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
+from genprior.priors.diffusion.unet import UNet
 from genprior.priors.gaussian.gaussian import Gaussian
 from genprior.priors.gaussian.mixture import GaussianMixture
 from genprior.priors.gaussian.texture.stationary import StationaryGaussian
 from genprior.priors.interpolation import interpolate
+from genprior.priors.training import Objective, SingleLoss, Trainable, Turn
 from genprior.priors.vae.autoencoder import Autoencoder
 from genprior.priors.vae.hierarchical import HierarchicalVAE
 from genprior.priors.vae.vae import VAE
@@ -23,6 +29,7 @@ from genprior.priors.vae.vae import VAE
 __all__ = [
     "VAE",
     "Autoencoder",
+    "ConditionalPrior",
     "DenoisingPrior",
     "DensityPrior",
     "Diffusion",
@@ -32,11 +39,19 @@ __all__ = [
     "GaussianMixture",
     "HierarchicalVAE",
     "LatentPrior",
+    "Model",
+    "Objective",
     "Posterior",
     "Prior",
+    "SingleLoss",
     "StationaryGaussian",
+    "Trainable",
+    "Turn",
+    "UNet",
     "capabilities",
     "from_deepinv",
     "interpolate",
+    "parametrisations",
+    "samplers",
     "to_deepinv",
 ]

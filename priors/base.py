@@ -6,38 +6,175 @@ that forgets a method cannot be built.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from genprior.operators.base import Shape, per_row
-from genprior.operators.random import Generators
+from genprior.operators.random import Generators, normal
 from genprior.priors.files import check_fit, read_weights, write_weights
 
 if TYPE_CHECKING:
     from genprior.operators import Problem
 
 
-class Prior(nn.Module, ABC):
-    """A distribution over images (B, C, H, W) with pixels in [0, 1] (or on the real line).
+def plain(value: Any) -> Any:
+    """Describe a constructor's argument in JSON: as it is, or by its own `config`.
+
+    Raises:
+        TypeError: It is neither plain data nor describes itself.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(getattr(value, "config", asdict(value)))
+    if hasattr(value, "config"):
+        return plain(value.config)
+    raise TypeError(f"a {type(value).__name__} is no plain data and has no `config`")
+
+
+def _recorded(initialise: Callable[..., None]) -> Callable[..., None]:
+    """Make a constructor keep its arguments, described by `plain` where that can be."""
+    signature = inspect.signature(initialise)
+
+    @functools.wraps(initialise)
+    def record_and_initialise(self: Model, *args: Any, **kwargs: Any) -> None:
+        if "_arguments" not in vars(self):  # a subclass's constructor comes before its parent's
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            kept = vars(self)["_arguments"] = {}
+            for name, value in list(bound.arguments.items())[1:]:
+                try:
+                    kept[name] = plain(value)
+                except TypeError:
+                    kept[name] = type(value)
+        initialise(self, *args, **kwargs)
+
+    return record_and_initialise
+
+
+class Model(nn.Module, ABC):
+    """Something with weights and a file: a prior, or what is none (an autoencoder, a critic).
+
+    The constructor's arguments are recorded; `config` and `from_config` follow from them, so that
+    a class of one's own is saved and loaded as it stands.
 
     Attributes:
         image_shape: (C, H, W); H and W are None where any size will do.
-        families: Every concrete prior class by its name, third parties' included: how a weights
-            file finds its class.
+        families: Every model class by its name, third parties' included: how a weights file finds
+            its class.
         quantisable: Tensors that int8 with one scale for each entry of the first axis serves.
     """
 
     image_shape: Shape
-    families: ClassVar[dict[str, type[Prior]]] = {}
+    families: ClassVar[dict[str, type[Model]]] = {}
     quantisable: ClassVar[tuple[str, ...]] = ()
+    _arguments: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Prior.families[cls.__name__] = cls
+        Model.families[cls.__name__] = cls
+        if "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain data (JSON) from which `from_config` rebuilds the model, weights aside.
+
+        Options that the constructor completes are described by the attribute of their name, if
+        that is a dict, a dataclass or has a `config`; other arguments are as they came.
+
+        Raises:
+            TypeError: An argument is neither plain data nor describes itself.
+        """
+        found = {}
+        for name, came in self._arguments.items():
+            made = getattr(self, name, None)
+            whole = isinstance(made, dict) or is_dataclass(made) or hasattr(made, "config")
+            found[name] = plain(made) if whole else came
+            if isinstance(found[name], type):
+                raise TypeError(
+                    f"{type(self).__name__} was built with {name}, a {came.__name__}, which is no "
+                    "plain data: give it a `config`, or the model its own `config` and "
+                    "`from_config`"
+                )
+        return found
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build the model that `config` describes, its weights still to be loaded."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        card: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write weights, config and card to one safetensors file.
+
+        A model that is read back computes the same up to rounding: its weights are the same
+        numbers, but may lie otherwise in memory, which orders sums otherwise.
+
+        Args:
+            path: Where; an existing file is replaced atomically.
+            card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
+            dtype: Floating-point type on disk, that of the weights if None; torch.int8 stores
+                factors with one scale each, and all else as it is.
+        Raises:
+            ValueError: A weight overflows `dtype`, or int8 serves none.
+            TypeError: Config or card is not plain data.
+        """
+        header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
+        quantisable = [
+            f"{prefix}.{name}".lstrip(".")
+            for prefix, module in self.named_modules()
+            if isinstance(module, Model)
+            for name in module.quantisable
+        ]
+        write_weights(path, header, self.state_dict(), dtype=dtype, quantisable=quantisable)
+
+    @classmethod
+    def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Self:
+        """Rebuild the model that a file holds, on the CPU.
+
+        Args:
+            path: A file written by `save`.
+            dtype: Floating-point type of the weights in memory.
+        Raises:
+            ValueError: The file is truncated, altered, of another family, or newer.
+        """
+        header, tensors = read_weights(path)
+        family = Model.families.get(header["family"])
+        if family is None:
+            raise ValueError(
+                f"{path}: a model of the family {header['family']!r}, which is not defined here: "
+                "import the module that defines it"
+            )
+        if not issubclass(family, cls):
+            raise ValueError(f"{path}: a {header['family']}, not a {cls.__name__}")
+        check_fit(path, tensors, lambda: family.from_config(header["config"]))
+        model = family.from_config(header["config"]).to(dtype)
+        model.load_state_dict(tensors)
+        return model
+
+
+class Prior(Model):
+    """A distribution over images (B, C, H, W) with pixels in [0, 1] (or on the real line)."""
 
     @abstractmethod
     def sample(
@@ -70,69 +207,19 @@ class Prior(nn.Module, ABC):
             )
         return channels, *wanted  # type: ignore[return-value]  # None was ruled out
 
-    @property
+
+class ConditionalPrior(Prior):
+    """Was trained with conditions: a class, words, an image. Unbound, it is p(x)."""
+
     @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Plain data (JSON) from which `from_config` rebuilds the prior, weights aside."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Prior:
-        """Build the prior that `config` describes, its weights still to be loaded."""
-        return cls(**config)
-
-    def save(
-        self,
-        path: str | Path,
-        *,
-        card: dict[str, Any] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Write weights, config and card to one safetensors file.
-
-        A prior that is read back computes the same up to rounding: its weights are the same
-        numbers, but may lie otherwise in memory, which orders sums otherwise.
+    def given(self, condition: int | str | Tensor | None, *, guidance: float = 1.0) -> Prior:
+        """Return p(x | condition): a view that is again a prior, which every solver takes.
 
         Args:
-            path: Where; an existing file is replaced atomically.
-            card: Plain data on the weights: data, its licence, steps, seconds, measured figures.
-            dtype: Floating-point type on disk, that of the weights if None; torch.int8 stores
-                factors with one scale each, and all else as it is.
-        Raises:
-            ValueError: A weight overflows `dtype`, or int8 serves none.
-            TypeError: Config or card is not plain data.
+            condition: A class, words or an image (C, H, W); None is the unconditional branch.
+            guidance: 1 is p(x | condition). Other values follow the condition more or less
+                closely, and are no posterior.
         """
-        header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
-        quantisable = [
-            f"{prefix}.{name}".lstrip(".")
-            for prefix, module in self.named_modules()
-            if isinstance(module, Prior)
-            for name in module.quantisable
-        ]
-        write_weights(path, header, self.state_dict(), dtype=dtype, quantisable=quantisable)
-
-    @classmethod
-    def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Prior:
-        """Rebuild the prior that a file holds, on the CPU.
-
-        Args:
-            path: A file written by `save`.
-            dtype: Floating-point type of the weights in memory.
-        Raises:
-            ValueError: The file is truncated, altered, of another family, or newer.
-        """
-        header, tensors = read_weights(path)
-        family = Prior.families.get(header["family"])
-        if family is None:
-            raise ValueError(
-                f"{path}: a prior of the family {header['family']!r}, which is not defined here: "
-                "import the module that defines it"
-            )
-        if not issubclass(family, cls):
-            raise ValueError(f"{path}: a {header['family']}, not a {cls.__name__}")
-        check_fit(path, tensors, lambda: family.from_config(header["config"]))
-        prior = family.from_config(header["config"]).to(dtype)
-        prior.load_state_dict(tensors)
-        return prior
 
 
 class LatentPrior(Prior):
@@ -144,11 +231,31 @@ class LatentPrior(Prior):
     def decode(self, z: Tensor) -> Tensor:
         """Map latents (B, *latent_shape) to images (B, C, H, W), differentiably."""
 
+    def sample(
+        self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
+    ) -> Tensor:
+        """Decode n draws of z ~ N(0, I), (n, C, H, W)."""
+        self.check_size(size)
+        with torch.no_grad():
+            return self.decode(self._normal(n, generator))
+
+    def _normal(self, n: int, generator: Generators) -> Tensor:
+        """Draw z (n, *latent_shape) in the dtype and on the device of the weights."""
+        weights = (t for t in chain(self.parameters(), self.buffers()) if t.is_floating_point())
+        like = next(weights, torch.zeros(()))
+        shape = (n, *self.latent_shape)
+        return normal(shape, generator, dtype=like.dtype, device=like.device)
+
     def latent_log_prob(self, z: Tensor) -> Tensor:
         """Return log N(z; 0, I) in nats, (B,)."""
         flat = z.flatten(1)
         log_two_pi = torch.log(torch.tensor(2 * torch.pi, dtype=z.dtype, device=z.device))
         return -0.5 * (flat.square().sum(1) + flat.shape[1] * log_two_pi)
+
+    @property
+    def decoder_std(self) -> Tensor | float | None:
+        """Standard deviation of x about decode(z) where it is one number; None: x is decode(z)."""
+        return None
 
 
 class EncodingPrior(Prior):
@@ -238,7 +345,28 @@ class ExactPrior(Prior):
         """
 
 
-def capabilities(prior: Prior) -> str:
+def check_counts(name: str, counts: int | Sequence[int], *, least: int = 1) -> None:
+    """Raise unless the option `name` is a whole number, or several, each at least `least`."""
+    values = counts if isinstance(counts, Sequence) and not isinstance(counts, str) else [counts]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values):
+        raise ValueError(f"{name} must be whole numbers of at least {least}, not {counts!r}")
+
+
+def as_prior(model: Model) -> Prior:
+    """Return `model` if it is a prior.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(model, Prior):
+        raise TypeError(
+            f"{type(model).__name__} is a model without a distribution over images: it cannot be "
+            "sampled and no solver takes it; take a prior, such as a VAE"
+        )
+    return model
+
+
+def capabilities(prior: Model) -> str:
     """Say in words what a prior can do: 'latent, encoder'."""
     named = {
         "latent": LatentPrior,
@@ -248,4 +376,4 @@ def capabilities(prior: Prior) -> str:
         "exact posterior": ExactPrior,
     }
     words = [name for name, kind in named.items() if isinstance(prior, kind)]
-    return ", ".join(words) or "samples only"
+    return ", ".join(words) or ("samples only" if isinstance(prior, Prior) else "no prior")

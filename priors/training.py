@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from genprior.operators.random import Generators
-from genprior.priors.base import Prior
+from genprior.priors.base import Model
+
+Loss = tuple[Tensor, dict[str, float]]
+"""The mean loss over a batch, and figures to log."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn it is, and when: all that a loss may depend on besides weights and images.
+
+    Attributes:
+        group: Whose parameters are updated; all others are frozen.
+        step: Steps of training before this one.
+        images_seen: Images that training drew before this turn, over all groups and devices.
+    """
+
+    group: str = "all"
+    step: int = 0
+    images_seen: int = 0
 
 
 class Objective(ABC):
-    """The training of one prior; the loop knows no more of a family than this.
+    """The training of one model; the loop knows no more of a family than this.
+
+    It is built once, holds no state that a turn changes but weights, and seeds its helpers (a
+    GAN's critic) from the model's configuration.
 
     Attributes:
-        prior: What is trained, and what training returns.
-        networks: Everything with weights, the prior and its helpers (a GAN's critic).
+        model: What is trained, and what training returns.
+        networks: Everything with weights, the model and its helpers.
         turns: (group, repeats) in order: one step of training draws `repeats` batches for each
             group in turn and updates that group's parameters, which have their own optimiser.
     """
 
-    turns: ClassVar[Sequence[tuple[str, int]]] = (("all", 1),)
+    turns: Sequence[tuple[str, int]] = (("all", 1),)
 
-    def __init__(self, prior: Prior, networks: nn.Module | None = None) -> None:
-        self.prior = prior
-        self.networks = networks if networks is not None else prior
+    def __init__(self, model: Model, networks: nn.Module | None = None) -> None:
+        self.model = model
+        self.networks = networks if networks is not None else model
 
     def parameters(self, group: str) -> Iterable[nn.Parameter]:
         """Return what the group's optimiser updates; by default everything."""
@@ -42,24 +66,83 @@ class Objective(ABC):
         )
 
     @abstractmethod
-    def loss(
-        self, group: str, batch: Tensor, generator: Generators
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Compute what `group` minimises.
+    def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
+        """Compute what the group whose turn it is minimises.
 
         Args:
-            group: Whose turn it is.
+            turn: Whose turn it is, and when.
             batch: Images, (B, C, H, W), pixels in [0, 1].
             generator: One generator for each image, so that the loss does not depend on how a
                 batch is split among devices.
-        Returns:
-            The mean loss over the batch, and figures to log.
         """
 
 
-class TrainablePrior(Prior):
-    """Is trained by `genprior.train`."""
+class SingleLoss(Objective):
+    """One group, one loss: what most families need.
+
+    Args:
+        model: What is trained.
+        loss: loss(batch, generator) -> the mean loss over the batch.
+    """
+
+    def __init__(self, model: Model, loss: Callable[[Tensor, Generators], Tensor]) -> None:
+        super().__init__(model)
+        self._loss = loss
+
+    def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
+        return self._loss(batch, generator), {}
+
+
+class Trainable(Model):
+    """Is trained by `genprior.train`, and by `genprior train FAMILY`.
+
+    The options of that command are the constructor's keywords and those of `for_images`.
+
+    Attributes:
+        training_defaults: Fields of `genprior.training.TrainingOptions` whose defaults differ for
+            this family.
+        couples_rows: Whether an image's loss depends on the others of its batch, as with batch
+            normalisation; such batches cannot be computed in parts.
+    """
+
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    couples_rows: ClassVar[bool] = False
 
     @abstractmethod
     def objective(self) -> Objective:
         """Return what training minimises."""
+
+    @classmethod
+    def for_images(cls, images: Iterable[Tensor]) -> dict[str, Any]:
+        """Return the constructor's arguments that follow from a data set, here its images' shape.
+
+        A family that measures more overrides this; keywords that it adds are options too.
+
+        Args:
+            images: Images (C, H, W), all of one shape.
+        """
+        return {"image_shape": tuple(first_image(images).shape)}
+
+    @classmethod
+    def from_images(cls, images: Iterable[Tensor], **options: Any) -> Self:
+        """Build an untrained model for a data set.
+
+        Args:
+            images: Images (C, H, W).
+            options: Those of `for_images`, and keywords of the constructor.
+        """
+        asked = inspect.signature(cls.for_images).parameters
+        found = cls.for_images(images, **{k: v for k, v in options.items() if k in asked})
+        return cls(**{**found, **{k: v for k, v in options.items() if k not in asked}})
+
+
+def first_image(images: Iterable[Tensor]) -> Tensor:
+    """Return the first image of a data set.
+
+    Raises:
+        ValueError: There is none.
+    """
+    image = next(iter(images), None)
+    if image is None:
+        raise ValueError("no image came to build a model for")
+    return image

@@ -234,7 +234,9 @@ def check_repeats(solver: Solver, problem: Problem, prior: Gaussian) -> None:
     assert bool(first.samples.isfinite().all()), "samples are NaN or infinite"
     if not solver.point_estimate:
         apart = (first.samples[:, 0] - first.samples[:, 1]).abs().max()
-        assert apart > 1e-6, "the samples of an image are copies of one another"  # not by rounding alone
+        assert apart > 1e-6, (
+            "the samples of an image are copies of one another"
+        )  # not by rounding alone
 
 
 def check_rows(solver: Solver, problem: Problem, prior: Gaussian) -> None:

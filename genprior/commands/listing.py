@@ -11,6 +11,7 @@ from genprior import plots
 from genprior.commands.outputs import refuse_existing
 from genprior.pretrained import available, card, load
 from genprior.priors import capabilities
+from genprior.priors.base import as_prior
 from genprior.restoration.settings import Device, find_device
 from genprior.solvers import Solver
 from genprior.solvers import available as solvers_for
@@ -78,7 +79,7 @@ def sample(
     if number < 1:
         raise ValueError(f"--number must be at least 1, not {number}")
     refuse_existing([Path(out)], force)
-    prior = load(name, device=find_device(device))
+    prior = as_prior(load(name, device=find_device(device)))
     shape = (size, size) if isinstance(size, int) else size
     drawn = prior.sample(number, size=shape, generator=torch.Generator().manual_seed(seed))
     Path(out).parent.mkdir(parents=True, exist_ok=True)

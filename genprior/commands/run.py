@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from genprior.commands.source import Source
-from genprior.data import Images
-from genprior.pretrained import load
-from genprior.priors.base import Prior
+from genprior.pretrained import card, load
+from genprior.priors.base import Model
 from genprior.priors.diffusion.unet import extends
 from genprior.priors.files import read_header
-from genprior.priors.training import TrainablePrior
+from genprior.priors.training import Trainable
 from genprior.training import TrainingOptions, train
+from genprior.training.options import Length
 
 _NOT_NETWORK = ("bound", "objective", "data_mean", "data_std")
-"""What a prior's configuration says of its training and data."""
+"""What a model's configuration says of its training and data."""
 
 
 @dataclass(frozen=True)
@@ -26,33 +26,63 @@ class Run:
 
     Attributes:
         out: Folder for prior.safetensors, checkpoints, sample grids and the loss curve.
-        steps: Updates.
+        steps: Updates; 20,000 if neither steps nor seconds are given.
+        seconds: Time to train for, instead of steps.
         batch_size: Images in each update, over all devices together.
-        start: Name or file of a trained prior of the same network to begin with, if any.
+        start: Name or file of a trained model of the same network to begin with, if any.
         half: Store the weights in half precision at the end.
         card: Plain data on the weights, kept in the file: data, licence, ...
     """
 
     out: str
-    steps: int = 20_000
+    steps: int | None = None
+    seconds: float | None = None
     batch_size: int = 64
     start: str | None = None
     half: bool = False
     card: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.steps is not None or self.seconds is not None:
+            Length(self.steps, self.seconds)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+
     def train(
-        self, prior: TrainablePrior, data: Images, source: Source, options: TrainingOptions
-    ) -> Prior:
-        """Train `prior` on `data`, opened from `source`; the same run again resumes."""
+        self,
+        family: type[Trainable],
+        source: Source,
+        options: TrainingOptions,
+        *,
+        given: dict[str, Any],
+        left: set[str],
+    ) -> Model:
+        """Train a model of `family` on images; the same run again resumes.
+
+        Args:
+            family: The class.
+            source: The images.
+            options: Learning rate, precision, devices, checkpoints and the rest.
+            given: The family's options.
+            left: Names of those that were left out, which are `start`'s where there is one.
+        """
+        data = source.open()
         about: dict[str, Any] = {"data": source.data, "images": len(data)}
         if self.start is not None:
-            begin_with(prior, self.start)
+            known = card(self.start)["config"]
+            given = {**given, **{k: known[k] for k in left & (known.keys() - {*_NOT_NETWORK})}}
             about["start"] = self.start
+        model = family.from_images(data, **given)
+        if None in model.image_shape and (options.augment is None or options.augment.crop is None):
+            raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
+        if self.start is not None:
+            begin_with(model, self.start)
         trained = train(
-            prior,
+            model,
             data,
             out=self.out,
-            steps=self.steps,
+            steps=20_000 if self.steps is None and self.seconds is None else self.steps,
+            seconds=self.seconds,
             batch_size=self.batch_size,
             options=options,
             card={**about, **(self.card or {})},
@@ -63,8 +93,8 @@ class Run:
         return trained
 
 
-def begin_with(prior: Prior, start: str) -> None:
-    """Copy the weights of a trained prior of the same family and network.
+def begin_with(model: Model, start: str) -> None:
+    """Copy the weights of a trained model of the same family and network.
 
     A diffusion prior's network may be deeper than the trained one (`unet.extends`): the layers
     that it has more begin as nothing, so both are the same function before training.
@@ -74,15 +104,15 @@ def begin_with(prior: Prior, start: str) -> None:
     """
     trained = load(start)
     ours, theirs = (
-        {key: value for key, value in p.config.items() if key not in _NOT_NETWORK}
-        for p in (prior, trained)
+        {key: value for key, value in m.config.items() if key not in _NOT_NETWORK}
+        for m in (model, trained)
     )
-    if type(trained) is not type(prior) or not _can_begin(ours, theirs):
+    if type(trained) is not type(model) or not _can_begin(ours, theirs):
         raise ValueError(
             f"training cannot start from {start}, a {type(trained).__name__} with {theirs}: "
-            f"its options must be those of the {type(prior).__name__} to train, {ours}"
+            f"its options must be those of the {type(model).__name__} to train, {ours}"
         )
-    prior.load_state_dict({**prior.state_dict(), **trained.state_dict()})
+    model.load_state_dict({**model.state_dict(), **trained.state_dict()})
 
 
 def _can_begin(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:

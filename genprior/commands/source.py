@@ -33,6 +33,13 @@ class Source:
     skip_bad: bool = False
     value_range: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}")
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if any(side is not None and side < 1 for side in sides):
+            raise ValueError(f"size must be at least 1 pixel, not {self.size}")
+
     def open(self, *, split: str = "train") -> Images:
         """Open the data set; `split` is taken where the user did not ask for one."""
         return images(

@@ -1,155 +1,82 @@
-"""`genprior train diffusion | vae | hvae | autoencoder`: from images to a trained prior.
+"""`genprior train FAMILY`: from images to a trained model, of a family of ours or one's own.
 
 A YAML recipe may hold the options; those in pretrained/recipes made the priors that are shipped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from genprior.commands.run import Run
 from genprior.commands.source import Source
-from genprior.pretrained import card
-from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
-from genprior.priors.diffusion.diffusion import Diffusion
+from genprior.priors import VAE, Autoencoder, Diffusion, HierarchicalVAE, Model, Trainable
 from genprior.training import TrainingOptions
 
-ATTENTION = 64 * 64
-"""Images up to so many pixels get attention at the lowest resolution."""
 
+def trainer(family: type[Trainable]) -> Callable[..., Model]:
+    """Make the command that trains `family`.
 
-def train_diffusion(
-    source: Source,
-    run: Run,
-    options: TrainingOptions,
-    *,
-    any_size: bool = False,
-    network: dict[str, Any] | None = None,
-    objective: dict[str, Any] | None = None,
-) -> Prior:
-    """Train a diffusion prior on images; the same command again resumes.
-
-    Args:
-        source: The images.
-        run: Length and place.
-        options: Learning rate, precision, devices, checkpoints and the rest.
-        any_size: Train on crops (augment.crop) a prior for images of any size.
-        network: Options of the U-Net; None takes those of `start`, or chooses by the size.
-        objective: 'kind' (edm, ddpm or flow) and its options.
+    Its options are the keywords of the constructor and of `for_images`. One that has its default
+    is left to the family.
     """
-    if any_size and (options.augment is None or options.augment.crop is None):
-        raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
-    data = source.open()
-    first = data[0]
-    shape = (first.shape[0], None, None) if any_size else tuple(first.shape)
-    if network is None and run.start is not None:
-        known = card(run.start)["config"].get("network", {})
-        network = {key: value for key, value in known.items() if key != "channels"} or None
-    prior = Diffusion.from_images(
-        data,
-        image_shape=shape,
-        network=network if network is not None else default_network(shape),
-        objective=objective,
-    )
-    return run.train(prior, data, source, options)
+
+    def train(source: Source, run: Run, options: TrainingOptions, **chosen: Any) -> Model:
+        given = {k: v for k, v in chosen.items() if v != offered[k].default}
+        left = {k for k, p in offered.items() if p.default is None and k not in given}
+        return run.train(family, source, options, given=given, left=left)
+
+    *shared, _ = inspect.signature(train, eval_str=True).parameters.values()
+    shared[-1] = shared[-1].replace(default=TrainingOptions(**family.training_defaults))
+    taken = {name for p in shared for name in inspect.signature(p.annotation).parameters}
+    offered = {
+        p.name: p.replace(kind=p.KEYWORD_ONLY)
+        for function in (family, family.for_images)  # the latter has its way with shared names
+        for p in inspect.signature(function, eval_str=True).parameters.values()
+        if p.default is not p.empty and p.name not in taken
+    }
+    parameters = [*shared, *offered.values()]
+    vars(train)["__signature__"] = inspect.Signature(parameters)
+    train.__annotations__ = {p.name: p.annotation for p in parameters}
+    about = f"Train a model of the family {family.__name__}; the same command again resumes."
+    train.__doc__ = f"{about}\n\nArgs:\n{_described(family)}{_described(family.for_images)}"
+    return train
 
 
-def default_network(shape: tuple[int | None, ...]) -> dict[str, Any]:
-    """Choose a network that CPU cores can train: its lowest resolution is 4 to 8 pixels."""
-    height, width = shape[1:]
-    if height is None or width is None:
-        return {"widths": [64, 96, 160], "blocks": [2, 2, 2]}
-    levels = max(1, round(math.log2(min(height, width) / 12)) + 1)
-    widths = [min(48 * 2**level, 192) for level in range(levels)]
-    return {"widths": widths, "blocks": [2] * levels, "attention": height * width <= ATTENTION}
+def _described(function: Callable[..., object]) -> str:
+    """Cut the lines on arguments out of a docstring."""
+    found = re.search(r"Args:\n((?: {4}.*\n?)+)", inspect.getdoc(function) or "")
+    return found[1].rstrip("\n") + "\n" if found else ""
 
 
-def train_vae(
-    source: Source,
-    run: Run,
-    options: TrainingOptions,
-    *,
-    latent_size: int = 20,
-    network: dict[str, Any] | None = None,
-    pixels: dict[str, Any] | None = None,
-    bound: dict[str, Any] | None = None,
-) -> Prior:
-    """Train a VAE on images; the same command again resumes.
+def find_family(word: str) -> type[Trainable]:
+    """Find a family by its class name, if it is imported, or as MODULE:CLASS.
 
-    Args:
-        source: The images.
-        run: Length and place.
-        options: Learning rate, precision, devices, checkpoints and the rest.
-        latent_size: Length of the latent.
-        network: 'kind' (perceptron or convolutional) and its options; CSGM's if None.
-        pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
-        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
+    Raises:
+        ValueError: There is none of that name, or it is not trained by gradients.
     """
-    data = source.open()
-    prior = VAE.from_images(
-        data, latent_size=latent_size, network=network, pixels=pixels, bound=bound
-    )
-    return run.train(prior, data, source, options)
+    module, _, name = word.rpartition(":")
+    if module:
+        sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{word}: there is no module {error.name!r}") from error
+    family = Model.families.get(name)
+    if family is None or not issubclass(family, Trainable):
+        raise ValueError(
+            f"{word}: {name} is no family that is trained by gradients: name a class that "
+            "inherits from genprior.priors.Trainable, as MODULE:CLASS"
+        )
+    return family
 
 
-def train_hvae(
-    source: Source,
-    run: Run,
-    options: TrainingOptions,
-    *,
-    widths: Sequence[int] = (32, 64, 96),
-    groups: Sequence[int] = (1, 2, 2),
-    latent_channels: int = 6,
-    whole: int = 0,
-    pixels: dict[str, Any] | None = None,
-    bound: dict[str, Any] | None = None,
-) -> Prior:
-    """Train a hierarchical VAE on images; the same command again resumes.
-
-    Args:
-        source: The images.
-        run: Length and place.
-        options: Learning rate, precision, devices, checkpoints and the rest.
-        widths: Channels of each level, fine to coarse, the first at half the image's size.
-        groups: Groups of latents at each level.
-        latent_channels: Channels of each group.
-        whole: Length of a first group that is a vector without places; 0 for none.
-        pixels: 'kind' (gaussian, bernoulli or categorical) and its options.
-        bound: What is trained: samples, importance, closed_kl, free_bits, kl_weight, warm_up.
-    """
-    data = source.open()
-    prior = HierarchicalVAE.from_images(
-        data,
-        widths=widths,
-        groups=groups,
-        latent_channels=latent_channels,
-        whole=whole,
-        pixels=pixels,
-        bound=bound,
-    )
-    return run.train(prior, data, source, options)
-
-
-def train_autoencoder(
-    source: Source,
-    run: Run,
-    options: TrainingOptions,
-    *,
-    latent_size: int = 20,
-    network: dict[str, Any] | None = None,
-) -> Prior:
-    """Train an autoencoder on images; the same command again resumes.
-
-    Args:
-        source: The images.
-        run: Length and place.
-        options: Learning rate, precision, devices, checkpoints and the rest.
-        latent_size: Length of the code.
-        network: 'kind' (perceptron or convolutional) and its options; the VAE's if None.
-    """
-    data = source.open()
-    prior = Autoencoder.from_images(data, latent_size=latent_size, network=network)
-    return run.train(prior, data, source, replace(options, grid=0))  # it has nothing to sample
+train_diffusion = trainer(Diffusion)
+train_vae = trainer(VAE)
+train_hvae = trainer(HierarchicalVAE)
+train_autoencoder = trainer(Autoencoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,11 +10,15 @@ from torch import Tensor
 from genprior.data import images
 from genprior.plots import grid
 from genprior.pretrained import load
-from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Prior
-from genprior.priors.training import TrainablePrior
+from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Trainable
+from genprior.training import TrainingOptions, train
+from genprior.training.report import Callback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+M = TypeVar("M", bound=Trainable)
 
 
 def _digits(data: str | None, split: str, count: int) -> Tensor:
@@ -29,20 +33,12 @@ def _canvas(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _fit(prior: TrainablePrior, x: Tensor, steps: int, seed: int) -> list[dict[str, float]]:
-    """Train in place on batches of 100, without checkpoints; return what each step logged."""
-    objective, generator = prior.objective(), torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(objective.parameters("all"), lr=1e-3)
-    history = []
-    for _ in range(steps):
-        index = torch.randint(len(x), (100,), generator=generator)
-        loss, logs = objective.loss("all", x[index], generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(logs)
-    prior.eval().requires_grad_(False)
-    return history
+def _fit(model: M, x: Tensor, *, steps: int, seed: int, callback: Callback | None = None) -> M:
+    """Train on batches of 100 at a constant rate."""
+    options = TrainingOptions(
+        warmup=0, cooldown=0, clip=None, precision="fp32", seed=seed, progress=False
+    )
+    return train(model, x, steps=steps, batch_size=100, options=options, callback=callback)
 
 
 def codes(data: str | None, seed: int) -> Figure:
@@ -60,8 +56,8 @@ def codes(data: str | None, seed: int) -> Figure:
     vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.35, "learned": False})
     figure = _canvas(12, 6)
     axes = figure.subplots(2, 3)
-    for row, prior in zip(axes, (autoencoder, vae), strict=True):
-        _fit(prior, x, 1500, seed)
+    for row, untrained in zip(axes, (autoencoder, vae), strict=True):
+        prior = _fit(untrained, x, steps=1500, seed=seed)
         z, std = prior.encode(test), None
         if isinstance(prior, VAE):
             z, std = prior.encode_distribution(test)
@@ -109,10 +105,10 @@ def collapse(data: str | None, seed: int) -> Figure:
             pixels={"std": 0.9, "learned": False},
             bound=settings,
         )
-        history = _fit(vae, x, 600, seed)
-        for axis, key in ((active, "active"), (bound, "kl")):
-            values = torch.tensor([logs[key] for logs in history]).unfold(0, 20, 20).mean(1)
-            axis.plot(torch.arange(len(values)) * 20, values, label=label)
+        points: list[tuple[int, dict[str, float]]] = []
+        _fit(vae, x, steps=600, seed=seed, callback=lambda *point: points.append(point))  # noqa: B023
+        for axis, key in ((active, "all/active"), (bound, "all/kl")):
+            axis.plot([s for s, _ in points], [logs[key] for _, logs in points], label=label)
     active.set(xlabel="step", title="active units of 20 (decoder std 0.9)")
     bound.set(xlabel="step", title="KL, nats")
     active.legend()
@@ -121,7 +117,7 @@ def collapse(data: str | None, seed: int) -> Figure:
 
 def hierarchy(data: str | None, seed: int) -> Figure:
     """Draw samples that share nothing, their first group, and their first two groups."""
-    prior: Prior = load("cats32-hvae")
+    prior = load("cats32-hvae")
     assert isinstance(prior, HierarchicalVAE)
     generator = torch.Generator().manual_seed(seed)
     groups = prior.split_latent(torch.randn(1, *prior.latent_shape, generator=generator))

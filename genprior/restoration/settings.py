@@ -14,6 +14,7 @@ from genprior.operators import Problem
 from genprior.operators.random import Generators
 from genprior.pretrained import load
 from genprior.priors import Diffusion, Prior
+from genprior.priors.base import as_prior
 from genprior.restoration import memory
 from genprior.solve import default_solver, solve
 from genprior.solvers import Result, Solver, available
@@ -59,7 +60,7 @@ class Solving:
             raise ValueError(f"--samples must be at least 1, not {self.samples}")
 
     def load_prior(self) -> Prior:
-        return load(self.prior, device=find_device(self.device))
+        return as_prior(load(self.prior, device=find_device(self.device)))
 
     def _set_precision(self, problem: Problem, prior: Prior) -> None:
         """Choose how the network of a prior that `load_prior` gave computes."""

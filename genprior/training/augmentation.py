@@ -32,6 +32,8 @@ class Augmentation:
         low, high = self.scales
         if not 1 <= low <= high:
             raise ValueError(f"scales must be 1 <= low <= high, not {self.scales}")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"augment.crop must be at least 1 pixel, not {self.crop}")
         if high > 1 and self.crop is None:
             raise ValueError("scales need a crop size")
 

@@ -13,7 +13,7 @@ import torch
 
 from genprior.operators.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 
@@ -57,7 +57,10 @@ def newest(folder: Path) -> dict[str, Any] | None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["format"] != FORMAT:
-                raise ValueError(f"{path} has format {state['format']}, not {FORMAT}")
+                raise ValueError(
+                    f"{path} is of another version of genprior (format {state['format']}, not "
+                    f"{FORMAT}): finish the run with that one, or name another folder"
+                )
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError) as error:
             warnings.warn(
                 f"{path} is damaged ({type(error).__name__}); trying the one before", stacklevel=2

@@ -10,52 +10,68 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from genprior.data import Images
-from genprior.priors.base import Prior
-from genprior.priors.training import Objective, TrainablePrior
+from genprior.priors.base import Model
+from genprior.priors.training import Loss, Objective, Trainable, Turn
 from genprior.training import checkpoints
 from genprior.training.options import (
+    Length,
     TrainingOptions,
     check_length,
     check_same,
     fingerprint,
 )
-from genprior.training.report import Report
+from genprior.training.report import Callback, Report
 from genprior.training.stream import as_images, generator_for, shares, stream
 
 __all__ = ["TrainingOptions", "train"]
+
+M = TypeVar("M", bound=Model)
+
+BETWEEN = 60.0
+"""Seconds between the checkpoints of a run by time."""
 
 _PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def train(
-    prior: Prior,
+    model: M,
     images: Images | Tensor,
     *,
-    out: str | Path,
-    steps: int,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
     batch_size: int = 64,
     options: TrainingOptions | None = None,
     card: dict[str, Any] | None = None,
-) -> Prior:
-    """Train a copy of a prior; resume where `out` holds checkpoints of the same run.
+    callback: Callback | None = None,
+) -> M:
+    """Train a copy of a model; resume where `out` holds checkpoints of the same run.
+
+    A run by steps that is resumed ends as one that was never stopped. One by time does not repeat
+    exactly, as it takes the steps that fit; what each step draws is the same all the same.
 
     Args:
-        prior: Of a trainable family; unchanged.
+        model: Of a trainable family; unchanged.
         images: A data set of `genprior.data`, or a tensor (N, C, H, W) in [0, 1] or uint8.
-        out: Folder for checkpoints, the loss curve, sample grids and prior.safetensors.
+        out: Folder for checkpoints, the loss curve, sample grids and prior.safetensors; None
+            writes nothing.
         steps: Updates.
+        seconds: Instead of steps: the time to train for, over all parts of a resumed run.
         batch_size: Images in each update, over all devices together.
-        options: The rest.
+        options: The rest; the family's own defaults (`training_defaults`) if None.
         card: Plain data on the weights for prior.safetensors; steps, images seen and seconds are
             added.
+        callback: Called every 50 steps with the step and the means of losses and logs since.
     Returns:
         The exponential moving average of the weights, on the CPU, ready for use.
     Raises:
@@ -66,12 +82,22 @@ def train(
         MemoryError: Out of memory; the message says what to try.
         OSError: The disk is full; the last checkpoint is intact.
     """
-    options = options if options is not None else TrainingOptions()
-    if not isinstance(prior, TrainablePrior):
+    if not isinstance(model, Trainable):
         raise TypeError(
-            f"{type(prior).__name__} is not trained by gradients: use {type(prior).__name__}.fit"
+            f"{type(model).__name__} is not trained by gradients: use {type(model).__name__}.fit"
         )
-    run = _Run(prior, as_images(images), Path(out), steps, batch_size, options, card or {})
+    if options is None:
+        options = TrainingOptions(**model.training_defaults)
+    run = _Run(
+        model,
+        as_images(images),
+        out=Path(out) if out is not None else None,
+        length=Length(steps, seconds),
+        batch_size=batch_size,
+        options=options,
+        card=card or {},
+        callback=callback,
+    )
     try:
         return run()
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -93,9 +119,9 @@ class _Step(nn.Module):
         self._loss = objective.loss
 
     def forward(
-        self, group: str, batch: Tensor, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, dict[str, float]]:
-        return self._loss(group, batch, generators)
+        self, turn: dict[str, Any], batch: Tensor, generators: Sequence[torch.Generator]
+    ) -> Loss:
+        return self._loss(Turn(**turn), batch, generators)
 
 
 class _Run:
@@ -103,35 +129,40 @@ class _Run:
 
     def __init__(
         self,
-        prior: TrainablePrior,
+        model: Trainable,
         images: Images,
-        out: Path,
-        steps: int,
+        *,
+        out: Path | None,
+        length: Length,
         batch_size: int,
         options: TrainingOptions,
         card: dict[str, Any],
+        callback: Callback | None = None,
     ) -> None:
-        self.card = card
-        self.images, self.out, self.steps, self.options = images, out, steps, options
-        self.batch_size = batch_size
-        self.fabric = _fabric(options, out, len(prior.objective().turns))
-        parts = self.fabric.world_size * options.accumulate
-        if steps < 1 or batch_size < 1 or batch_size % parts:
-            raise ValueError(
-                f"steps {steps} and batch_size {batch_size} must be positive, and the batch "
-                f"divisible by devices x nodes x accumulate = {parts}"
-            )
-        _check_images(images, prior, options)
-        self.fingerprint = fingerprint(prior, images, batch_size, options)
-        saved = checkpoints.newest(out / "checkpoints")
-        if saved is not None:
-            check_same(saved["fingerprint"], self.fingerprint, out)
-            check_length(saved["step"], saved["steps"], steps, options)
-        objective = copy.deepcopy(prior).train().requires_grad_(True).objective()
+        self.images, self.out, self.length, self.options = images, out, length, options
+        self.batch_size, self.card = batch_size, card
+        _check_batch(model, batch_size, options)
+        _check_images(images, model, options)
+        objective = copy.deepcopy(model).train().requires_grad_(False).objective()
         self.objective = objective
-        self.average = copy.deepcopy(objective.prior).eval().requires_grad_(False)
         self.turns = [g for g, repeats in objective.turns for _ in range(repeats)]
         self.groups = {g: list(objective.parameters(g)) for g, _ in objective.turns}
+        for parameter in chain(*self.groups.values()):
+            parameter.requires_grad_(True)
+        self.fabric = _fabric(options, out, model, len(self.groups))
+        if batch_size % (self.fabric.world_size * options.accumulate):
+            raise ValueError(
+                f"batch_size {batch_size} must be divisible by devices x nodes x accumulate = "
+                f"{self.fabric.world_size * options.accumulate}"
+            )
+        self.fingerprint = fingerprint(model, images, batch_size, options)
+        saved = checkpoints.newest(out / "checkpoints") if out is not None else None
+        if saved is not None:
+            check_same(saved["fingerprint"], self.fingerprint, out)
+            check_length(saved, length, options)
+        self.average = copy.deepcopy(objective.model).eval().requires_grad_(False)
+        if model.couples_rows and self.fabric.world_size > 1:
+            objective.networks = nn.SyncBatchNorm.convert_sync_batchnorm(objective.networks)
         optimizers = {
             g: objective.optimizer(g, options.learning_rate, parameters)
             for g, parameters in self.groups.items()
@@ -143,7 +174,14 @@ class _Run:
         self.module, self.optimizers = set_up[0], dict(zip(optimizers, set_up[1:], strict=True))
         self.average.to(self.fabric.device)
         self.first = 0
-        self.report = Report(out, steps, batch_size * len(self.turns), options, self.fabric)
+        self.report = Report(
+            out,
+            length,
+            images=batch_size * len(self.turns),
+            options=options,
+            fabric=self.fabric,
+            callback=callback,
+        )
         if saved is not None:
             self._restore(saved)
 
@@ -152,24 +190,38 @@ class _Run:
         for group, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][group])
         self.fabric.strategy.precision.load_state_dict(saved["precision"])
-        self.report.restore(saved["history"], saved["seconds"])
+        self.report.restore(saved)
 
-    def __call__(self) -> Prior:
-        batches = self._batches()
+    def __call__(self) -> Any:
+        batches, step = self._batches(), self.first
         with self.report:
-            for step in range(self.first, self.steps):
-                self._update(step, batches)
-                done = step + 1
-                self.report.progress(done)
-                if done % self.options.checkpoint_every == 0 or done == self.steps:
-                    self._checkpoint(done)
+            kept = now = self._seconds()
+            while (done := self.length.done(step, now)) < self.length.total:
+                self._update(step, done / self.length.total, batches)
+                step, now = step + 1, self._seconds()
+                self.report.progress(step)
+                last = self.length.done(step, now) >= self.length.total
+                if last or self._is_due(step, now - kept):
+                    self._checkpoint(step)
+                    kept = now
         return self.average.cpu()
+
+    def _seconds(self) -> float:
+        """Seconds trained; where they decide, all devices go by the first one's clock."""
+        now = self.report.seconds
+        several = self.length.seconds is not None and self.fabric.world_size > 1
+        return self.fabric.broadcast(now) if several else now
+
+    def _is_due(self, step: int, seconds: float) -> bool:
+        if self.length.seconds is not None:
+            return seconds >= BETWEEN
+        return step % self.options.checkpoint_every == 0
 
     def _batches(self) -> Iterator[tuple[Sequence[int], Tensor]]:
         per_step = self.batch_size * len(self.turns)
         numbers = shares(
             self.first * per_step,
-            self.steps * per_step,
+            self.length.steps * per_step if self.length.steps is not None else None,
             size=self.batch_size,
             parts=self.options.accumulate,
             rank=self.fabric.global_rank,
@@ -184,12 +236,16 @@ class _Run:
             pin=self.fabric.device.type == "cuda",
         )
 
-    def _update(self, step: int, batches: Iterator[tuple[Sequence[int], Tensor]]) -> None:
+    def _update(
+        self, step: int, share: float, batches: Iterator[tuple[Sequence[int], Tensor]]
+    ) -> None:
         accumulate, device = self.options.accumulate, self.fabric.device
-        rate = self.options.rate(step, self.steps)
-        for group in self.turns:
+        rate = self.options.rate(step, share)
+        for place, group in enumerate(self.turns, step * len(self.turns)):
+            # Plain data, as Fabric's precision takes no frozen dataclass.
+            turn = {"group": group, "step": step, "images_seen": place * self.batch_size}
             optimizer = self.optimizers[group]
-            # Here and not after the step: other groups' losses leave gradients here too.
+            self._freeze_all_but(group)
             optimizer.zero_grad(set_to_none=True)
             for settings in optimizer.param_groups:
                 settings["lr"] = rate * settings.setdefault("peak", settings["lr"])
@@ -197,7 +253,7 @@ class _Run:
                 numbers, batch = next(batches)
                 generators = [generator_for(self.options.seed, k, 0, device) for k in numbers]
                 with self.fabric.no_backward_sync(self.module, enabled=part < accumulate - 1):
-                    loss, logs = self.module(group, self.fabric.to_device(batch), generators)
+                    loss, logs = self.module(turn, self.fabric.to_device(batch), generators)
                     self.fabric.backward(loss / accumulate)
                 self.report.add(group, loss.detach(), logs)
             if self.options.clip is not None:
@@ -207,11 +263,18 @@ class _Run:
             optimizer.step()
         self._average((step + 1) * self.batch_size)
 
+    def _freeze_all_but(self, group: str) -> None:
+        if len(self.groups) > 1:
+            for parameter in chain(*self.groups.values()):
+                parameter.requires_grad_(False)
+            for parameter in self.groups[group]:
+                parameter.requires_grad_(True)
+
     @torch.no_grad()
     def _average(self, seen: int) -> None:
         half_life = min(self.options.ema_half_life, 0.1 * seen)
         weight = 1 - 0.5 ** (self.batch_size / half_life)
-        trained = self.objective.prior
+        trained = self.objective.model
         average = get_ema_multi_avg_fn(1 - weight)
         average(list(self.average.parameters()), list(trained.parameters()), None)
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
@@ -219,12 +282,12 @@ class _Run:
 
     def _checkpoint(self, step: int) -> None:
         """Stop a run that broke, else keep it: a checkpoint never holds NaN."""
-        self.report.check_finite(step, self.out)
+        self.report.check_finite(step)
         self.fabric.barrier()
-        if not self.fabric.is_global_zero:
+        if self.out is None or not self.fabric.is_global_zero:
             return
         state = {
-            "steps": self.steps,
+            "length": asdict(self.length),
             "fingerprint": self.fingerprint,
             "networks": self.objective.networks.state_dict(),
             "average": self.average.state_dict(),
@@ -239,10 +302,10 @@ class _Run:
         card = {**self.card, "training": figures}
         self.average.save(self.out / "prior.safetensors", card=card)
         self.report.line(step)
-        self.report.pictures(self.average, step)
+        self.report.pictures(self.average, self.out, step)
 
 
-def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
+def _fabric(options: TrainingOptions, out: Path | None, model: Trainable, groups: int) -> Any:
     from lightning_fabric import Fabric
     from lightning_fabric.loggers.tensorboard import TensorBoardLogger
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -260,20 +323,37 @@ def _fabric(options: TrainingOptions, out: Path, turns: int) -> Any:
             "accelerator='cpu' runs that many processes on it"
         )
     alone = options.devices * options.nodes == 1
+    if model.couples_rows and kind == "cpu" and not alone:
+        raise ValueError(
+            f"{type(model).__name__} couples the rows of a batch (batch statistics), which only "
+            "CUDA devices can share: train it with devices=1 on a CPU"
+        )
+    if options.tensorboard and out is None:
+        raise ValueError("tensorboard writes into the run's folder: give out")
     fabric = Fabric(
         accelerator=kind,
         devices=options.devices,
         num_nodes=options.nodes,
-        strategy="auto" if alone else DDPStrategy(find_unused_parameters=turns > 1),
+        strategy="auto" if alone else DDPStrategy(find_unused_parameters=groups > 1),
         precision=_PRECISION[options.precision],  # pyright: ignore[reportArgumentType]
-        loggers=TensorBoardLogger(out, name="tensorboard") if options.tensorboard else None,
+        loggers=TensorBoardLogger(str(out), name="tensorboard") if options.tensorboard else None,
     )
     fabric.launch()
     return fabric
 
 
-def _check_images(images: Images, prior: Prior, options: TrainingOptions) -> None:
+def _check_batch(model: Trainable, batch_size: int, options: TrainingOptions) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if model.couples_rows and options.accumulate > 1:
+        raise ValueError(
+            f"{type(model).__name__} couples the rows of a batch (batch statistics): in parts it "
+            f"would train another model, so accumulate must be 1, not {options.accumulate}"
+        )
+
+
+def _check_images(images: Images, model: Model, options: TrainingOptions) -> None:
     crop = options.augment.crop if options.augment is not None else None
     came = (images[0].shape[0], crop, crop) if crop else tuple(images[0].shape)
-    if any(own not in (None, got) for own, got in zip(prior.image_shape, came, strict=True)):
-        raise ValueError(f"images of shape {came} came to a prior for {tuple(prior.image_shape)}")
+    if any(own not in (None, got) for own, got in zip(model.image_shape, came, strict=True)):
+        raise ValueError(f"images of shape {came} came to a model for {tuple(model.image_shape)}")

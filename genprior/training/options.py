@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from genprior.data import Images
-from genprior.priors.base import Prior
+from genprior.priors.base import Model
 from genprior.training import checkpoints
 from genprior.training.augmentation import Augmentation
 
 Precision = Literal["bf16", "fp16", "fp32"]
+Accelerator = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class TrainingOptions:
         learning_rate: Peak, reached after `warmup` steps, kept, and brought linearly to zero over
             the last `cooldown` part of the run.
         warmup: Steps.
-        cooldown: Fraction of the steps.
+        cooldown: Fraction of the run, 0 to 1.
         clip: Largest gradient norm; None for no clipping.
         accumulate: Parts that each batch is computed in, to save memory; the result is the same.
         ema_half_life: Images after which the average has forgotten half; early in a run it is a
@@ -36,7 +38,7 @@ class TrainingOptions:
         nodes: Machines, started by torchrun or SLURM.
         workers: Processes that read images, for data that is not in memory.
         seed: Of everything drawn.
-        checkpoint_every: Steps.
+        checkpoint_every: Steps; a run by time writes one a minute.
         grid: Images in the sample grid written beside each checkpoint, 0 for none.
         tensorboard: Write event files too.
         progress: Show a progress bar.
@@ -50,7 +52,7 @@ class TrainingOptions:
     ema_half_life: float = 50_000.0
     augment: Augmentation | None = None
     precision: Precision = "bf16"
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: Accelerator = "auto"
     devices: int = 1
     nodes: int = 1
     workers: int = 0
@@ -60,15 +62,64 @@ class TrainingOptions:
     tensorboard: bool = False
     progress: bool = True
 
-    def rate(self, step: int, steps: int) -> float:
-        """Return the share of the peak learning rate that a step has."""
+    def __post_init__(self) -> None:
+        for name, low, open_end in _LEAST:
+            value = getattr(self, name)
+            if value is None and name == "clip":
+                continue
+            if not (low <= value < math.inf) or (open_end and value == low):
+                least = f"more than {low}" if open_end else f"at least {low}"
+                hint = " (None clips nothing)" if name == "clip" else ""
+                raise ValueError(f"{name} must be finite and {least}, not {value}{hint}")
+        if self.cooldown > 1:
+            raise ValueError(f"cooldown is a fraction of the run, at most 1, not {self.cooldown}")
+        for name, kinds in (("precision", Precision), ("accelerator", Accelerator)):
+            if getattr(self, name) not in get_args(kinds):
+                choices = ", ".join(get_args(kinds))
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+
+    def rate(self, step: int, share: float) -> float:
+        """Return the share of the peak learning rate that a step has, `share` of the run done."""
         up = (step + 1) / max(self.warmup, 1)
-        down = (steps - step) / max(self.cooldown * steps, 1)
+        down = (1 - share) / max(self.cooldown, 1e-12)
         return min(1.0, up, down)
 
-    def constant_until(self, steps: int) -> int:
-        """Return the step before which the length of the run plays no role."""
-        return int(steps - max(self.cooldown * steps, 1))
+
+_LEAST: list[tuple[str, float, bool]] = [
+    ("learning_rate", 0, True), ("warmup", 0, False), ("cooldown", 0, False), ("clip", 0, True),
+    ("accumulate", 1, False), ("ema_half_life", 0, True), ("devices", 1, False),
+    ("nodes", 1, False), ("workers", 0, False), ("checkpoint_every", 1, False),
+    ("grid", 0, False),
+]  # fmt: skip
+"""Least value of each option, and whether it is out of reach itself."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: so many steps, or so many seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError("a run has steps or seconds: give one of the two")
+        least = 1 if self.steps is not None else 0
+        if not least <= self.total < math.inf or self.total == 0:
+            raise ValueError(f"{self.unit} must be positive, not {self.total}")
+
+    @property
+    def unit(self) -> str:
+        return "steps" if self.steps is not None else "seconds"
+
+    @property
+    def total(self) -> float:
+        """In its own unit."""
+        return self.steps if self.steps is not None else self.seconds or 0
+
+    def done(self, step: int, seconds: float) -> float:
+        """What of it is done after `step` steps in `seconds`, in its own unit."""
+        return step if self.steps is not None else seconds
 
 
 # What may differ between the parts of a resumed run: it does not change what is computed.
@@ -79,7 +130,7 @@ _FREE = {
 
 
 def fingerprint(
-    prior: Prior, images: Images, batch_size: int, options: TrainingOptions
+    model: Model, images: Images, batch_size: int, options: TrainingOptions
 ) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that resumes from it, plain data."""
     digest = hashlib.sha256()
@@ -87,7 +138,7 @@ def fingerprint(
         digest.update(images.raw(i).tobytes())
     settings = {k: v for k, v in _plain(options).items() if k not in _FREE}
     return {
-        "prior": {"family": type(prior).__name__, **prior.config},
+        "prior": {"family": type(model).__name__, **model.config},
         "data": {"images": len(images), "digest": digest.hexdigest()[:16]},
         "settings": {"batch_size": batch_size, **settings},
     }
@@ -110,10 +161,19 @@ def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         )
 
 
-def check_length(done: int, before: int, now: int, options: TrainingOptions) -> None:
+def check_length(saved: dict[str, Any], now: Length, options: TrainingOptions) -> None:
     """Another length is fine as long as no step of the run so far depended on it."""
-    if before != now and done > min(options.constant_until(n) for n in (before, now)):
+    before = Length(**saved["length"])
+    if before.unit != now.unit:
         raise ValueError(
-            f"steps: {before} before, {now} now, but the {done} steps that were done are past the "
-            "point where the length can change: the learning rate was, or should be, falling"
+            f"the run was to last {before.total:g} {before.unit}, now {now.total:g} {now.unit}: "
+            "keep to the one or the other, or name another folder"
+        )
+    constant = (1 - options.cooldown) * min(before.total, now.total)
+    done = now.done(saved["step"], saved["seconds"])
+    if before != now and done > constant:
+        raise ValueError(
+            f"{now.unit}: {before.total:g} before, {now.total:g} now, but the {done:g} {now.unit} "
+            "that were done are past the point where the length can change: the learning rate "
+            "was, or should be, falling"
         )

@@ -5,44 +5,56 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from genprior.priors.base import Prior
-    from genprior.training import TrainingOptions
+from genprior.priors.base import Model, Prior
+from genprior.training.options import Length, TrainingOptions
 
 EVERY = 50
 """Steps averaged into one point of the loss curve."""
+
+Callback = Callable[[int, dict[str, float]], None]
+"""callback(step, means of losses and logs over the last steps)."""
 
 
 class Report:
     """Collects losses on the device and speaks now and then, so that training never waits."""
 
     def __init__(
-        self, out: Path, steps: int, images: int, options: TrainingOptions, fabric: Any
+        self,
+        out: Path | None,
+        length: Length,
+        *,
+        images: int,
+        options: TrainingOptions,
+        fabric: Any,
+        callback: Callback | None = None,
     ) -> None:
-        self.out, self.steps, self.images, self.fabric = out, steps, images, fabric
+        self.out, self.length, self.images, self.fabric = out, length, images, fabric
+        self.callback = callback
         self.grid = options.grid
         self.shown = options.progress and fabric.is_global_zero
         self.history: dict[str, list[list[float]]] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._bar: Any = None
-        self._earlier = 0.0
+        self._earlier = self._before = 0.0
+        self._first = 0
 
     def __enter__(self) -> Report:
         from tqdm import tqdm
 
-        done = int(max((points[-1][0] for points in self.history.values()), default=0))
-        self._began, self._before = time.perf_counter(), done
+        self._began = time.perf_counter()
+        self._before = self.length.done(self._first, self._earlier)
         self._bar = tqdm(
-            total=self.steps,
-            initial=done,
-            unit="step",
+            total=round(self.length.total),
+            initial=round(self._before),
+            unit=self.length.unit.removesuffix("s"),
             file=sys.stderr,
             disable=None if self.shown else True,  # None: shown on a terminal only
         )
@@ -51,9 +63,10 @@ class Report:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def restore(self, history: dict[str, list[list[float]]], seconds: float) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """Continue the curves and the clock of the run that is resumed."""
-        self.history, self._earlier = history, seconds
+        self.history = saved["history"]
+        self._earlier, self._first = saved["seconds"], saved["step"]
 
     @property
     def seconds(self) -> float:
@@ -69,10 +82,10 @@ class Report:
 
     def progress(self, step: int) -> None:
         """Say what the last step came to; a point of the curve every `EVERY` steps."""
-        self._bar.update(1)
-        if step % EVERY and step != self.steps:
-            return
-        self._point(step)
+        done = min(int(self.length.done(step, self.seconds)), self._bar.total)
+        self._bar.update(done - self._bar.n)
+        if step % EVERY == 0:
+            self._point(step)
 
     def _point(self, step: int) -> None:
         means = {name: (self._sums[name] / self._counts[name]).item() for name in self._sums}
@@ -82,22 +95,28 @@ class Report:
             return
         for name, value in means.items():
             self.history.setdefault(name, []).append([step, value])
-        rate = (step - self._before) * self.images / (time.perf_counter() - self._began)
+        if self.callback is not None:
+            self.callback(step, means)
+        rate = (step - self._first) * self.images / (time.perf_counter() - self._began)
         losses = {k: f"{v:.4g}" for k, v in means.items() if "/" not in k}
         self._bar.set_postfix({**losses, "images/s": f"{rate:.0f}"}, refresh=False)
         self.fabric.log_dict({**means, "images_per_second": rate}, step=step)
 
-    def check_finite(self, step: int, out: Path) -> None:
+    def check_finite(self, step: int) -> None:
         """Raise where a loss since the last point is not finite."""
         self._point(step)
         latest = [points[-1][1] for name, points in self.history.items() if "/" not in name]
         broken = (~torch.tensor(latest).isfinite()).any().float()
         # On every device, so that none waits for one that stopped.
         if float(self.fabric.all_reduce(broken, reduce_op="sum")) > 0:
+            kept = (
+                f"the last good checkpoint is kept in {self.out / 'checkpoints'}"
+                if self.out is not None
+                else "nothing is kept"
+            )
             raise ArithmeticError(
-                f"the loss became NaN or infinite before step {step}; the last good checkpoint "
-                f"is kept in {out / 'checkpoints'}. Try half the learning rate, a smaller clip, "
-                "or precision fp32, in another folder"
+                f"the loss became NaN or infinite before step {step}; {kept}. Try half the "
+                "learning rate, a smaller clip, or precision fp32, in another folder"
             )
 
     def line(self, step: int) -> None:
@@ -105,23 +124,24 @@ class Report:
         if self.shown and self._bar.disable:
             losses = {k: v[-1][1] for k, v in self.history.items() if "/" not in k}
             figures = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
-            left = (time.perf_counter() - self._began) / (step - self._before)
-            minutes = left * (self.steps - step) / 60
-            print(f"step {step}/{self.steps}: loss {figures}, {minutes:.0f} min left",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            done, total = self.length.done(step, self.seconds), self.length.total
+            pace = (time.perf_counter() - self._began) / (done - self._before)
+            minutes = max(0, pace * (total - done) / 60)
+            print(f"step {step}, {done:.0f}/{total:.0f} {self.length.unit}: loss {figures}, "
+                  f"{minutes:.0f} min left", file=sys.stderr, flush=True)  # fmt: skip
 
-    def pictures(self, prior: Prior, step: int) -> None:
+    def pictures(self, model: Model, folder: Path, step: int) -> None:
         """Write the loss curve and a grid of samples, the same noise each time."""
-        _write_curve(self.out / "loss.png", self.history)
-        if self.grid == 0:
+        _write_curve(folder / "loss.png", self.history)
+        if self.grid == 0 or not isinstance(model, Prior):
             return
         from genprior.plots import grid
 
-        height, width = prior.image_shape[1:]
+        height, width = model.image_shape[1:]
         size = None if height and width else (64, 64)
         generator = torch.Generator().manual_seed(0)
-        samples = prior.sample(self.grid, size=size, generator=generator)
-        grid(samples.cpu(), path=self.out / f"samples-{step:09d}.png")
+        samples = model.sample(self.grid, size=size, generator=generator)
+        grid(samples.cpu(), path=folder / f"samples-{step:09d}.png")
 
 
 def _write_curve(path: Path, history: dict[str, list[list[float]]]) -> None:

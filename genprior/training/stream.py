@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -91,12 +92,12 @@ def stream(
 
 
 def shares(
-    first: int, last: int, *, size: int, parts: int, rank: int, world: int
+    first: int, last: int | None, *, size: int, parts: int, rank: int, world: int
 ) -> Iterator[Sequence[int]]:
     """Cut the images first ... last - 1 of a run into batches, and each among devices and parts.
 
     Args:
-        first, last: Multiples of `size`.
+        first, last: Multiples of `size`; None has no end.
         size: Images in a whole batch.
         parts: Pieces in which each device computes its share.
         rank, world: This device, and how many there are.
@@ -104,7 +105,7 @@ def shares(
         The numbers of this device's pieces, in order.
     """
     share = size // (world * parts)
-    for batch in range(first, last, size):
+    for batch in itertools.count(first, size) if last is None else range(first, last, size):
         for part in range(parts):
             start = batch + (rank * parts + part) * share
             yield range(start, start + share)

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from genprior.operators.base import Shape, fits, per_row
 from genprior.operators.random import Generators
 from genprior.priors import samplers
-from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior
+from genprior.priors.base import DenoisingPrior, EncodingPrior, LatentPrior, plain
 from genprior.priors.diffusion import parametrisations
 from genprior.priors.diffusion.likelihood import log_prob_estimate
-from genprior.priors.diffusion.parametrisations import DDPM, EDM, FlowMatching
+from genprior.priors.diffusion.parametrisations import EDM, Parametrisation
 from genprior.priors.diffusion.tiles import in_tiles, needs_tiles
 from genprior.priors.diffusion.unet import UNet
-from genprior.priors.training import Objective, TrainablePrior
+from genprior.priors.training import Objective, SingleLoss, Trainable
 
 
-class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
+class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
     """A prior given by a trained denoiser.
 
     The latent z ~ N(0, I) is the start of the probability flow at the largest sigma, scaled to
@@ -57,7 +57,7 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         network: nn.Module,
         image_shape: Shape,
         *,
-        objective: EDM | DDPM | FlowMatching | None = None,
+        objective: Parametrisation | None = None,
         data_mean: float | Sequence[float] = 0.5,
         data_std: float = 0.5,
     ) -> None:
@@ -76,21 +76,21 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         self._warned = False
 
     @classmethod
-    def from_images(
+    def for_images(
         cls,
         images: Iterable[Tensor],
         *,
-        image_shape: Shape | None = None,
+        any_size: bool = False,
         network: dict[str, Any] | None = None,
         objective: dict[str, Any] | None = None,
-    ) -> Diffusion:
-        """Build an untrained prior for a data set: its shape, channels, mean and spread.
+    ) -> dict[str, Any]:
+        """Measure a data set: shape, channels, mean and spread.
 
         Args:
             images: At most 5,000 of these (C, H, W) are read.
-            image_shape: That of the images if None; give (C, None, None) for any size.
-            network: Options of `UNet`.
-            objective: 'kind' (edm, ddpm or flow) and its options.
+            any_size: Serve images of any size; train on crops (augment.crop).
+            network: Options of `UNet`; one that CPU cores can train if None.
+            objective: 'kind' (edm, ddpm or flow_matching) and its options.
         """
         count, total, squares, shape = 0, 0.0, 0.0, None
         for _, image in zip(range(5000), images, strict=False):
@@ -98,18 +98,19 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
             count += pixels.shape[1]
             total = total + pixels.sum(1)
             squares = squares + pixels.square().sum(1)
-            shape = tuple(image.shape)
+            shape = (len(image), None, None) if any_size else tuple(image.shape)
         if shape is None:
             raise ValueError("no image came to build a diffusion prior for")
         mean = torch.as_tensor(total) / count
         variance = (torch.as_tensor(squares) / count - mean**2).mean().clamp(min=1e-8)
-        return cls(
-            UNet(shape[0], **(network or {})),
-            image_shape if image_shape is not None else shape,
-            objective=parametrisations.from_config(objective or {}),
-            data_mean=[round(m, 4) for m in mean.tolist()],
-            data_std=round(variance.sqrt().item(), 4),
-        )
+        options = network if network is not None else small_network(shape)
+        return {
+            "image_shape": shape,
+            "network": UNet(**{**options, "channels": shape[0]}),
+            "objective": parametrisations.from_config(objective or {}),
+            "data_mean": [round(m, 4) for m in mean.tolist()],
+            "data_std": round(variance.sqrt().item(), 4),
+        }
 
     @classmethod
     def from_diffusers(cls, source: str | Path) -> Diffusion:
@@ -125,27 +126,19 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
 
     @property
     def config(self) -> dict[str, Any]:
-        mean, std = self._normalisation
-        network: Any = self.network
-        return {
-            "image_shape": list(self.image_shape),
-            "network": dict(network.config),
-            "objective": parametrisations.to_config(self.training_objective),
-            "data_mean": mean.flatten().tolist(),
-            "data_std": std,
-        }
+        return {**super().config, "objective": plain(self.training_objective)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Diffusion:
-        options = dict(config)
-        shape = tuple(options.pop("image_shape"))
-        objective = parametrisations.from_config(options.pop("objective"))
-        plan = options.pop("network")
+        plan, objective = config["network"], parametrisations.from_config(config["objective"])
+        network: nn.Module
         if plan.get("kind") == "diffusers":
             from genprior.priors.diffusion.foreign import DiffusersUNet
 
-            return cls(DiffusersUNet.from_config(plan), shape, objective=objective, **options)
-        return cls(UNet(**plan), shape, objective=objective, **options)
+            network = DiffusersUNet.from_config(plan)
+        else:
+            network = UNet(**plan)
+        return super().from_config({**config, "network": network, "objective": objective})
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -282,17 +275,22 @@ class Diffusion(TrainablePrior, LatentPrior, EncodingPrior, DenoisingPrior):
         )
 
     def objective(self) -> Objective:
-        return _DenoisingTraining(self)
+        return SingleLoss(self, self._denoising_loss)
+
+    def _denoising_loss(self, batch: Tensor, generator: Generators) -> Tensor:
+        u0 = self.normalise(batch)
+        return self.training_objective.loss(self.network, u0, generator).mean()
 
 
-class _DenoisingTraining(Objective):
-    """One group: the denoising loss of the prior's own objective."""
+ATTENTION = 64 * 64
+"""Images up to so many pixels get attention at the lowest resolution."""
 
-    def loss(
-        self, group: str, batch: Tensor, generator: Generators
-    ) -> tuple[Tensor, dict[str, float]]:
-        prior = self.prior
-        assert isinstance(prior, Diffusion)
-        u0 = prior.normalise(batch)
-        rows = prior.training_objective.loss(prior.network, u0, generator)
-        return rows.mean(), {}
+
+def small_network(shape: Shape) -> dict[str, Any]:
+    """Choose a network that CPU cores can train: its lowest resolution is 4 to 8 pixels."""
+    height, width = shape[1:]
+    if height is None or width is None:
+        return {"widths": [64, 96, 160], "blocks": [2, 2, 2]}
+    levels = max(1, round(math.log2(min(height, width) / 12)) + 1)
+    widths = [min(48 * 2**level, 192) for level in range(levels)]
+    return {"widths": widths, "blocks": [2] * levels, "attention": height * width <= ATTENTION}

@@ -11,15 +11,16 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, uniform
+from genprior.priors.base import check_counts
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,8 +34,18 @@ class Reading(NamedTuple):
     label: float
 
 
-class DenoisingObjective(ABC):
-    """What a training objective tells the diffusion prior."""
+class Parametrisation(ABC):
+    """How a network is trained as a denoiser, and read as one.
+
+    (`samplers.DDPM` is another thing: how noise is walked down with any denoiser.)
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain data for `from_config`: its kind and its fields."""
+        return {"kind": self.kind, **vars(self)}
 
     @property
     @abstractmethod
@@ -67,7 +78,7 @@ def _rows(readings: list[Reading], u: Tensor) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class EDM(DenoisingObjective):
+class EDM(Parametrisation):
     """Preconditioned denoising: the network's input and target have unit variance at every s.
 
         D(u; s) = u / (1 + s^2) + s / sqrt(1 + s^2) F(u / sqrt(1 + s^2); ln(s) / 4)
@@ -79,9 +90,18 @@ class EDM(DenoisingObjective):
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1 and Section 5, in units of sigma_data.
     """
 
+    kind: ClassVar[str] = "edm"
     log_mean: float = -0.5
     log_std: float = 1.2
     s_range: tuple[float, float] = (0.004, 160.0)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.log_mean) and 0 < self.log_std < math.inf):
+            raise ValueError(
+                "log_mean must be finite and log_std positive, not "
+                f"{self.log_mean} and {self.log_std}"
+            )
+        _check_range("s_range", self.s_range)
 
     def reading(self, s: float) -> Reading:
         total = math.sqrt(1 + s**2)
@@ -102,7 +122,7 @@ class EDM(DenoisingObjective):
 
 
 @dataclass(frozen=True)
-class DDPM(DenoisingObjective):
+class DDPM(Parametrisation):
     """Variance-preserving noise in T discrete steps.
 
         u_t = sqrt(a_t) u0 + sqrt(1 - a_t) n,   s_t = sqrt(1 / a_t - 1),   D(u; s) = u - s F
@@ -121,10 +141,21 @@ class DDPM(DenoisingObjective):
     arXiv:2102.09672, Section 3.2 (cosine).
     """
 
+    kind: ClassVar[str] = "ddpm"
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     steps: int = 1000
     beta_range: tuple[float, float] = (1e-4, 0.02)
     target: Literal["noise", "image", "velocity"] = "noise"
+
+    def __post_init__(self) -> None:
+        for name in ("schedule", "target"):
+            choices = get_args(get_type_hints(DDPM)[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                )
+        check_counts("steps", self.steps, least=2)
+        _check_range("beta_range", self.beta_range, most=1)
 
     def levels(self) -> Tensor:
         """Return s_t for t = 0 ... T - 1, increasing, float64."""
@@ -168,7 +199,7 @@ class DDPM(DenoisingObjective):
 
 
 @dataclass(frozen=True)
-class FlowMatching(DenoisingObjective):
+class FlowMatching(Parametrisation):
     """Velocity of the straight path from image to noise.
 
         u_t = (1 - t) u0 + t n,   s = t / (1 - t),   F = n - u0,   D(u; s) = u_t - t F
@@ -180,7 +211,11 @@ class FlowMatching(DenoisingObjective):
     logit-normal (Esser et al. 2024, arXiv:2403.03206), that is, ln s ~ N(0, 1).
     """
 
+    kind: ClassVar[str] = "flow_matching"
     s_range: tuple[float, float] = (0.004, 160.0)
+
+    def __post_init__(self) -> None:
+        _check_range("s_range", self.s_range)
 
     def reading(self, s: float) -> Reading:
         t, trained = (level / (1 + level) for level in (s, _clamp(s, *self.s_range)))
@@ -195,31 +230,28 @@ class FlowMatching(DenoisingObjective):
         return error.square().flatten(1).mean(1)
 
 
-KINDS: dict[str, Callable[..., EDM | DDPM | FlowMatching]] = {
-    "edm": EDM,
-    "ddpm": DDPM,
-    "flow": FlowMatching,
+KINDS: dict[str, type[EDM | DDPM | FlowMatching]] = {
+    cls.kind: cls for cls in (EDM, DDPM, FlowMatching)
 }
 
 
-def to_config(objective: EDM | DDPM | FlowMatching) -> dict[str, Any]:
-    """Describe an objective as plain data: its kind and its fields."""
-    kind = next(name for name, cls in KINDS.items() if cls is type(objective))
-    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(objective).items()}
-    return {"kind": kind, **fields}
-
-
 def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:
-    """Build the objective that `to_config` described.
+    """Build the parametrisation that a `config` describes; EDM where it names no kind.
 
     Raises:
-        ValueError: The kind is unknown.
+        ValueError: The kind is unknown, or an option out of range.
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     kind = fields.pop("kind", "edm")
+    kind = {"flow": "flow_matching"}.get(kind, kind)  # its name in older files
     if kind not in KINDS:
         raise ValueError(f"objective {kind!r} is unknown: choose one of {', '.join(KINDS)}")
     return KINDS[kind](**fields)
+
+
+def _check_range(name: str, bounds: tuple[float, float], most: float = math.inf) -> None:
+    if not (len(bounds) == 2 and 0 < bounds[0] < bounds[1] < most):
+        raise ValueError(f"{name} must be 0 < low < high < {most}, not {bounds}")
 
 
 def _clamp(s: float, low: float, high: float) -> float:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genprior.priors.base import check_counts
+
 EMBEDDING = 128
 
 
@@ -97,6 +99,11 @@ class UNet(nn.Module):
             raise ValueError(
                 f"widths {tuple(widths)} and blocks {tuple(blocks)} must name the same levels"
             )
+        counts = {"channels": channels, "widths": widths, "blocks": blocks, "unshuffle": unshuffle}
+        for name, value in counts.items():
+            check_counts(name, value)
+        if not isinstance(attention, bool):
+            raise ValueError(f"attention must be true or false, not {attention!r}")
         self.config: dict[str, Any] = {
             "channels": channels,
             "widths": list(widths),

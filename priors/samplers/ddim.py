@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,11 +41,15 @@ class DDIM(Sampler):
             yield x
 
 
-def Euler() -> DDIM:
+@dataclass(frozen=True)
+class Euler(DDIM):
     """Euler's method for the probability flow in sigma, which is DDIM with eta = 0."""
-    return DDIM(eta=0.0)
+
+    eta: float = field(default=0.0, init=False, repr=False)
 
 
-def DDPM() -> DDIM:
+@dataclass(frozen=True)
+class DDPM(DDIM):
     """Ancestral sampling with the posterior variance (Ho et al. 2020), DDIM with eta = 1."""
-    return DDIM(eta=1.0)
+
+    eta: float = field(default=1.0, init=False, repr=False)

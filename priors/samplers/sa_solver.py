@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -101,14 +101,17 @@ class SASolver(Sampler):
         return predictors, correctors
 
 
-def UniPC() -> SASolver:
+@dataclass(frozen=True)
+class UniPC(SASolver):
     """The probability flow by `SASolver` without noise.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, Algorithms 5 and 6 (data prediction, order 3).
         Differs: the weights integrate the polynomials exactly, the choice of Hochbruck,
         Ostermann 2005 for exponential multistep methods.
     """
-    return SASolver(tau=0.0, tau_low=0.0)
+
+    tau: float = field(default=0.0, init=False, repr=False)
+    tau_low: float = field(default=0.0, init=False, repr=False)
 
 
 _GAUSS = np.polynomial.legendre.leggauss(8)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genprior.priors.base import check_counts
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "relu": nn.ReLU,
@@ -62,6 +64,7 @@ def perceptron(
         raise ValueError(
             f"activation {activation!r} is unknown: choose one of {', '.join(_ACTIVATIONS)}"
         )
+    check_counts("hidden", hidden)
     pixels = math.prod(image_shape)
     code, latent = sizes
 
@@ -94,6 +97,7 @@ def convolutional(
         outputs: Numbers that the decoder gives for each pixel value.
         widths: Channels of each level, fine to coarse.
     """
+    check_counts("widths", widths)
     channels, height, width = image_shape
     factor = 2 ** len(widths)
     if not widths or height % factor or width % factor:

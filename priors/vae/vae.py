@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -36,7 +34,7 @@ class VAE(VariationalPrior):
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        latent_size: int,
+        latent_size: int = 20,
         *,
         network: dict[str, Any] | None = None,
         pixels: dict[str, Any] | None = None,
@@ -47,53 +45,12 @@ class VAE(VariationalPrior):
         check_latent_size(latent_size, size)
         self.image_shape = image_shape
         self.latent_shape = (latent_size,)
-        self._network = {"kind": "perceptron", **(network or {})}
+        self.network = {"kind": "perceptron", **(network or {})}
         self.pixels = pixel_distributions.from_config(pixels or {})
         self.bound = BoundOptions(**(bound or {}))
         self.encoder, self.decoder = coders(
-            image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self._network
+            image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self.network
         )
-
-    @classmethod
-    def from_images(
-        cls,
-        images: Iterable[Tensor],
-        *,
-        latent_size: int = 20,
-        network: dict[str, Any] | None = None,
-        pixels: dict[str, Any] | None = None,
-        bound: dict[str, Any] | None = None,
-    ) -> VAE:
-        """Build an untrained VAE for a data set, of which one image is read for its shape."""
-        channels, height, width = first_image(images).shape
-        return cls(
-            (channels, height, width), latent_size, network=network, pixels=pixels, bound=bound
-        )
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {
-            "image_shape": list(self.image_shape),
-            "latent_size": self.latent_shape[0],
-            "network": dict(self._network),
-            "pixels": self.pixels.config,
-            "bound": asdict(self.bound),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> VAE:
-        options = dict(config)
-        return cls(tuple(options.pop("image_shape")), options.pop("latent_size"), **options)
-
-    def sample(
-        self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
-    ) -> Tensor:
-        """Draw z ~ N(0, I) and return the decoder's mean image for each, (n, C, H, W)."""
-        check_size(self, size)
-        weight = next(self.parameters())
-        z = normal((n, *self.latent_shape), generator, dtype=weight.dtype, device=weight.device)
-        with torch.no_grad():
-            return self.decode(z)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z], (B, C, H, W), for latents (B, k)."""
@@ -147,24 +104,3 @@ def check_images(prior: torch.nn.Module, x: Tensor) -> None:
             f"images of shape {tuple(x.shape)} came to a {type(prior).__name__} for "
             f"(B, *{tuple(prior.image_shape)})"  # pyright: ignore[reportArgumentType]
         )
-
-
-def check_size(prior: VariationalPrior, size: tuple[int, int] | None) -> None:
-    """Raise unless `size` is None or the prior's own."""
-    if size is not None and tuple(size) != tuple(prior.image_shape[1:]):
-        raise ValueError(
-            f"size {tuple(size)} was asked of a {type(prior).__name__} for "
-            f"{tuple(prior.image_shape[1:])}"
-        )
-
-
-def first_image(images: Iterable[Tensor]) -> Tensor:
-    """Return the first image of a data set.
-
-    Raises:
-        ValueError: There is none.
-    """
-    image = next(iter(images), None)
-    if image is None:
-        raise ValueError("no image came to build a prior for")
-    return image

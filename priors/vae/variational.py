@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genprior.operators.random import Generators
 from genprior.priors.base import EncodingPrior, LatentPrior
-from genprior.priors.training import Objective, TrainablePrior
+from genprior.priors.training import Loss, Objective, Trainable, Turn
 from genprior.priors.vae.pixels import PixelDistribution
 
 ACTIVE = 0.01
@@ -90,7 +90,7 @@ def normal_kl(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean.square() + std.square() - 1) - std.log()
 
 
-class VariationalPrior(TrainablePrior, LatentPrior, EncodingPrior):
+class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
     """p(x) = integral of p(x | z) N(z; 0, I), with an encoder q(z | x) that bounds it.
 
     `decode` and `sample` give the mean of p(x | z), as is the habit; the noise of p(x | z) is in
@@ -166,32 +166,18 @@ def _fresh() -> torch.Generator:
     return generator
 
 
-class _Networks(nn.Module):
-    """The prior, and how many images trained it: the warm-up resumes with the checkpoint."""
-
-    def __init__(self, prior: VariationalPrior) -> None:
-        super().__init__()
-        self.prior = prior
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.seen: Tensor
-
-
 class VariationalTraining(Objective):
     """Minimises the negative bound in nats for each pixel value."""
 
     def __init__(self, prior: VariationalPrior) -> None:
-        self._networks = _Networks(prior)
-        super().__init__(prior, self._networks)
+        super().__init__(prior)
+        self.prior = prior
         self._warned = False
 
-    def loss(
-        self, group: str, batch: Tensor, generator: Generators
-    ) -> tuple[Tensor, dict[str, float]]:
-        prior, options = self._networks.prior, self._networks.prior.bound
-        seen = int(self._networks.seen)
-        progress = min(1.0, seen / options.warm_up) if options.warm_up else 1.0
+    def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
+        prior, options = self.prior, self.prior.bound
+        progress = min(1.0, turn.images_seen / options.warm_up) if options.warm_up else 1.0
         weight = options.kl_weight * progress
-        self._networks.seen += len(batch)
         x = prior.pixels.observe(batch, generator=generator)
         terms = prior.terms(x, samples=options.samples, generator=generator)
         if options.importance:
@@ -203,7 +189,7 @@ class VariationalTraining(Objective):
             bound = (terms.log_likelihood + weight * terms.log_ratio).mean()
         active = int((terms.means.detach().var(0) > ACTIVE).sum()) if len(batch) > 1 else 0
         units = terms.means.shape[1]
-        if active == 0 and seen > options.warm_up + 20_000:
+        if active == 0 and turn.images_seen > options.warm_up + 20_000:
             self._name_collapse(units)
         logs = {
             "elbo": float(terms.elbo().mean().detach()),

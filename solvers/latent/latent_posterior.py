@@ -127,14 +127,14 @@ def latent_posterior(
     """Set up p(z | y), with the decoder's own spread where it can and should count.
 
     Args:
-        prior: Its `decoder_std`, if it has one, is the spread of x about decode(z).
+        prior: Its `decoder_std`, if not None, is the spread of x about decode(z).
         problem: Rows.
         decoder_variance: True or False; None counts it wherever the prior has one, the operator
             is linear and the noise Gaussian.
     Raises:
         ValueError: It was asked for and cannot count; or sigma is 0 and nothing else scatters.
     """
-    std = getattr(prior.prior, "decoder_std", None)
+    std = prior.decoder_std
     closed = problem.linear_gaussian
     if decoder_variance and (std is None or not closed):
         raise ValueError(

@@ -21,6 +21,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image, ImageCms
+from tools import identical
 
 from genprior.cli import main
 from genprior.commands.source import Source
@@ -431,7 +432,7 @@ def test_tiff_and_npy_keep_depth_channels_and_dpi(tmp_path, bits, channels):
     if channels < 5:
         assert photo.dpi == pytest.approx((300, 150), rel=1e-3)
     write_image(tmp_path / "a.npy", 3 * x - 1)
-    assert torch.equal(torch.from_numpy(np.load(tmp_path / "a.npy")), 3 * x - 1)
+    assert identical(torch.from_numpy(np.load(tmp_path / "a.npy")), 3 * x - 1)
     if channels == 5:
         with pytest.raises(ValueError, match=r"5 channels go into \.tif or \.npy"):
             write_image(tmp_path / "a.png", x)
@@ -448,7 +449,7 @@ def test_what_a_file_says_comes_back(tmp_path):
         write_image(path, photo.pixels, bits=16, dpi=(72, 96), profile=photo.profile)
         with pytest.warns(UserWarning, match="not applied"):
             again = read_photo(path)
-        assert torch.equal(again.pixels, photo.pixels)
+        assert identical(again.pixels, photo.pixels)
         assert again.profile == photo.profile
         assert again.dpi == pytest.approx((72, 96), rel=1e-2)
     (tmp_path / "c.jpg").write_bytes(pillow(WAVE, "JPEG", quality=50, dpi=(300, 300)))

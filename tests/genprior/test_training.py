@@ -18,10 +18,10 @@ from torch import nn
 from genprior import cli
 from genprior.data import write_image
 from genprior.pretrained import load
-from genprior.priors import Diffusion, Gaussian
+from genprior.priors import Diffusion, Gaussian, Prior
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.files import read_header
-from genprior.priors.training import Objective, TrainablePrior
+from genprior.priors.training import Objective, Trainable
 from genprior.training import TrainingOptions, checkpoints, train
 from genprior.training.augmentation import Augmentation
 
@@ -51,7 +51,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
 
 
-class Line(TrainablePrior):
+class Line(Trainable, Prior):
     """One weight per group, SGD: what a step does can be computed by hand.
 
     Every group's loss depends on every weight, as a GAN's do.
@@ -62,43 +62,43 @@ class Line(TrainablePrior):
         self.image_shape = (1, 6, 6)
         self.weights = nn.ParameterDict({name: torch.zeros(()) for name, _ in groups})
         self.groups, self.slope, self.fail_at = groups, slope, fail_at
-        self.seen = []
+        self.seen, self.turns, self.free = [], [], []
 
     def __deepcopy__(self, memo):
         other = Line(self.groups, self.slope, self.fail_at)
         other.load_state_dict(self.state_dict())
-        other.seen = self.seen  # shared, so that the test sees what training drew
+        # Shared, so that the test sees what training drew.
+        other.seen, other.turns, other.free = self.seen, self.turns, self.free
         return other
 
     def sample(self, n, *, size=None, generator=None):
         return torch.zeros(n, 1, 6, 6)
-
-    @property
-    def config(self):
-        return {}
 
     def objective(self):
         return LineObjective(self)
 
 
 class LineObjective(Objective):
-    def __init__(self, prior):
-        super().__init__(prior)
-        self.turns = prior.groups
+    def __init__(self, model):
+        super().__init__(model)
+        self.turns = model.groups
 
     def parameters(self, group):
-        return [self.prior.weights[group]]
+        return [self.model.weights[group]]
 
     def optimizer(self, group, learning_rate, parameters):
         return torch.optim.SGD(parameters, lr=learning_rate)
 
-    def loss(self, group, batch, generator):
+    def loss(self, turn, batch, generator):
         noise = torch.stack([torch.rand((), generator=g) for g in generator])
-        self.prior.seen.append((group, batch.detach().clone(), noise))
-        factor = self.prior.slope * (noise + batch.flatten(1).mean(1)).mean()
-        if self.prior.fail_at is not None and len(self.prior.seen) >= self.prior.fail_at:
+        model = self.model
+        model.seen.append((turn.group, batch.detach().clone(), noise))
+        model.turns.append(turn)
+        model.free.append([name for name, w in model.weights.items() if w.requires_grad])
+        factor = model.slope * (noise + batch.flatten(1).mean(1)).mean()
+        if model.fail_at is not None and len(model.seen) >= model.fail_at:
             factor = factor * float("nan")
-        return -factor * sum(self.prior.weights.values()), {}
+        return -factor * sum(model.weights.values()), {}
 
 
 def command(folder, out):
@@ -340,7 +340,7 @@ def test_bad_settings(tmp_path):
 def test_out_of_memory_says_what_to_try(tmp_path, monkeypatch):
     """Would catch a bare allocator message."""
 
-    def fail(self, group, batch, generator):
+    def fail(self, turn, batch, generator):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(LineObjective, "loss", fail)
@@ -356,7 +356,7 @@ def test_prior_that_came_is_unchanged(tmp_path):
     assert same(weights(prior), before)
 
 
-@pytest.mark.parametrize("kind", ["edm", "ddpm", "flow"])
+@pytest.mark.parametrize("kind", ["edm", "ddpm", "flow_matching"])
 def test_training_finds_the_denoiser(tmp_path, kind):
     """Would catch a loop whose steps do not minimise: white images have a known denoiser."""
     generator = torch.Generator().manual_seed(0)

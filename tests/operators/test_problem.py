@@ -281,7 +281,7 @@ def test_sigma_is_one_for_each_measurement(sigma, dtype):
     """Catches a float rounded to float32 on its way to float64, and a scalar for B rows."""
     found = Problem(images(3, 1, 4, 4).to(dtype), IDENTITY, GaussianNoise(sigma)).sigma
     expected = torch.as_tensor(sigma, dtype=dtype).reshape(-1).expand(3)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert identical(found, expected)
 
 
 def test_observed_entries_are_counted():
@@ -339,7 +339,7 @@ def test_a_problem_through_a_decoder(state):
     coded = problem.through(decoder)
     assert (coded.image_shape, coded.linear) == ((1, 2, 2), False)
     torch.testing.assert_close(coded.log_likelihood(z), problem.log_likelihood(x))
-    assert torch.equal(coded.observed_count, problem.observed_count)
+    assert identical(coded.observed_count, problem.observed_count)
     index = torch.tensor([2, 0])
     torch.testing.assert_close(coded.take(index).residual(z[index]), problem.residual(x)[index])
     bare = problem.through(decoder.decode, latent_shape=(1, 2, 2))

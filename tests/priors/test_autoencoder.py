@@ -4,8 +4,9 @@ import pytest
 import torch
 from tools import close
 
+from genprior import cli, solve
 from genprior.operators import GaussianNoise, Identity, Problem
-from genprior.priors import Autoencoder
+from genprior.priors import Autoencoder, Prior
 from genprior.solvers import LatentMAP, available
 from genprior.training import TrainingOptions, train
 
@@ -45,15 +46,21 @@ def test_it_is_saved_and_read_as_it_was(tmp_path):
     close(again.decode(again.encode(x)), prior.decode(prior.encode(x)), ulps=32)
 
 
-def test_it_is_no_distribution():
+def test_it_is_no_distribution(tmp_path, capsys):
     """Catches a solver or sampler that takes codes for latents."""
     prior = Autoencoder(SHAPE, 2)
-    with pytest.raises(TypeError, match="no distribution"):
-        prior.sample(2)
+    assert not isinstance(prior, Prior)
+    assert not hasattr(prior, "sample")
+    path = str(tmp_path / "coder.safetensors")
+    prior.save(path)
+    assert cli.main(["sample", path, "--out", str(tmp_path / "s.png")]) == 2
+    assert "Autoencoder is a model without a distribution" in capsys.readouterr().err
     assert available(prior) == []
     problem = Problem(torch.zeros(1, *SHAPE), Identity(SHAPE), GaussianNoise(0.1))
-    with pytest.raises(TypeError, match="LatentMAP needs a LatentPrior"):
+    with pytest.raises(TypeError, match="LatentMAP takes a Prior second, not Autoencoder"):
         LatentMAP()(problem, prior)
+    with pytest.raises(TypeError, match="solve takes a Prior second, not Autoencoder"):
+        solve(problem, prior)
 
 
 @pytest.mark.parametrize("size", [0, 13])

@@ -5,7 +5,7 @@ import torch
 from tools import identical, seeded
 
 from genprior.operators import GaussianNoise, Inpainting, Problem
-from genprior.priors import HierarchicalVAE, testing
+from genprior.priors import HierarchicalVAE, Turn, testing
 from genprior.solvers import LatentMAP
 
 SHAPE = (1, 8, 8)
@@ -65,9 +65,8 @@ def test_coarse_groups_warm_up_and_the_finest_does_not():
         for i, parameter in enumerate(prior.network.parameters()):
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(i))
     objective = prior.objective()
-    objective.networks.seen.fill_(10)
     x = torch.rand(5, *SHAPE, generator=seeded())
-    loss, _ = objective.loss("all", x, seeded(1))
+    loss, _ = objective.loss(Turn(images_seen=10), x, seeded(1))
     terms = prior.terms(x, generator=seeded(1))
     sizes = [3, 2 * 2 * 2, 2 * 4 * 4]
     parts = terms.kl.mean(0).split(sizes)
@@ -132,7 +131,7 @@ def test_latent_map_serves_it():
         ({"widths": (4,), "groups": (1, 2)}, "same levels"),
         ({"widths": (4, 4), "groups": (0, 0)}, "at least one group"),
         ({"latent_channels": 0}, "latent_channels"),
-        ({"whole": -1}, "at least one group"),
+        ({"whole": -1}, "whole must be"),
         ({"widths": (4, 4, 4, 4), "groups": (1, 1, 1, 1)}, "divisible by 16"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from tools import as_gaussian, identical, linear_vae, seeded, set_exact_encoder
 
 from genprior.commands.run import begin_with
-from genprior.priors import VAE, Gaussian, testing
+from genprior.priors import VAE, Gaussian, Turn, testing
 from genprior.priors.vae.pixels import (
     BernoulliPixels,
     CategoricalPixels,
@@ -15,6 +15,7 @@ from genprior.priors.vae.pixels import (
     PixelDistribution,
 )
 from genprior.priors.vae.variational import BoundOptions
+from genprior.training import TrainingOptions, train
 
 SHAPE = (1, 4, 3)
 SMALL = {"hidden": [8], "activation": "tanh"}
@@ -104,7 +105,7 @@ def test_training_reaches_the_optimum_of_a_linear_model():
     for step in range(1000):
         optimizer.param_groups[0]["lr"] = 0.03 * (1 - step / 1000)
         optimizer.zero_grad()
-        objective.loss("all", x, generator)[0].backward()
+        objective.loss(Turn(), x, generator)[0].backward()
         optimizer.step()
     vae.requires_grad_(False)
     best = Gaussian.fit(x, rank=3).log_prob(x).mean()
@@ -154,22 +155,28 @@ def test_binarised_training_data_have_the_grey_mean():
     assert identical(pixels.observe(drawn, generator=seeded(1)), drawn)
 
 
-def test_warm_up_counts_images_and_resumes():
+def test_warm_up_counts_images_and_resumes(tmp_path):
     """Catches a warm-up that starts anew when training resumes."""
-    objective = VAE(SHAPE, 2, network=SMALL, bound={"warm_up": 40}).objective()
-    x = torch.rand(10, *SHAPE, generator=seeded())
-    weights = [objective.loss("all", x, seeded(i))[1]["kl_weight"] for i in range(3)]
-    assert weights == [0, 0.25, 0.5]
-    resumed = VAE(SHAPE, 2, network=SMALL, bound={"warm_up": 40}).objective()
-    resumed.networks.load_state_dict(objective.networks.state_dict())
-    assert resumed.loss("all", x, seeded())[1]["kl_weight"] == 0.75
+    vae = VAE(SHAPE, 2, network=SMALL, bound={"warm_up": 240})
+    objective, x = vae.objective(), torch.rand(10, *SHAPE, generator=seeded())
+    for seen, weight in ((0, 0), (60, 0.25), (240, 1), (480, 1)):
+        assert objective.loss(Turn(images_seen=seen), x, seeded())[1]["kl_weight"] == weight
+    options = {"cooldown": 0, "checkpoint_every": 50, "precision": "fp32", "grid": 0}
+    for steps in (50, 100):  # at 2 images a step, the mean of the weights before and after
+        points: list[tuple] = []
+        settings = {"steps": steps, "batch_size": 2, "out": tmp_path}
+        train(
+            vae, x, options=TrainingOptions(progress=False, accelerator="cpu", **options),
+            callback=lambda *point, to=points: to.append(point), **settings,
+        )  # fmt: skip
+    assert points[-1][1]["all/kl_weight"] == pytest.approx((100 + 198) / 2 / 240)
 
 
 def test_free_bits_cost_nothing():
     """Catches free bits that are added to the bound, or still push a unit to the prior."""
     vae = VAE(SHAPE, 2, network=SMALL, bound={"free_bits": 50.0})
     x = torch.rand(10, *SHAPE, generator=seeded())
-    loss, _ = vae.objective().loss("all", x, seeded())
+    loss, _ = vae.objective().loss(Turn(), x, seeded())
     terms = vae.terms(x, generator=seeded())
     expected = -(terms.log_likelihood.mean() - 100) / 12
     torch.testing.assert_close(loss, expected)
@@ -181,7 +188,7 @@ def test_the_weight_of_the_kl(closed_kl):
     options = {"kl_weight": 3.0, "closed_kl": closed_kl, "samples": 4}
     vae = VAE(SHAPE, 2, network=SMALL, bound=options)
     x = torch.rand(10, *SHAPE, generator=seeded())
-    loss, _ = vae.objective().loss("all", x, seeded())
+    loss, _ = vae.objective().loss(Turn(), x, seeded())
     terms = vae.terms(x, samples=4, generator=seeded())
     kl = terms.kl.sum(1).mean() if closed_kl else -terms.log_ratio.mean()
     torch.testing.assert_close(loss, -(terms.log_likelihood.mean() - 3 * kl) / 12)
@@ -193,9 +200,9 @@ def test_collapse_is_named():
     with torch.no_grad():
         vae.encoder[-1].weight.zero_()
     objective = vae.objective()
-    objective.networks.seen.fill_(1_000_000)
+    turn = Turn(images_seen=1_000_000)
     with pytest.warns(RuntimeWarning, match="none of the 2 latent units"):
-        _, logs = objective.loss("all", torch.rand(10, *SHAPE, generator=seeded()), seeded())
+        _, logs = objective.loss(turn, torch.rand(10, *SHAPE, generator=seeded()), seeded())
     assert logs["active"] == 0
 
 
