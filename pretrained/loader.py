@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from genprior.priors import Model
+from genprior.priors import Model, Prior
 from genprior.priors.files import read_header
 
 _FOLDER = Path(__file__).parent
@@ -38,8 +38,10 @@ def load(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> Model:
-    """Load a prior (or another model), ready for use: evaluation mode, no gradients to weights.
+) -> Prior:
+    """Load a prior, ready for use: evaluation mode, no gradients to weights.
+
+    A file of a model that is no prior, such as an autoencoder, gives that model.
 
     Args:
         name_or_path: A shipped prior's name (`available()` lists them) or a weights file.
@@ -49,7 +51,7 @@ def load(
         ValueError: Unknown name (the nearest are offered), no such file, or a file that is
             truncated, altered or of another format.
     """
-    model = Model.load(_find(name_or_path), dtype=dtype or torch.float32).to(device)
+    model: Any = Model.load(_find(name_or_path), dtype=dtype or torch.float32).to(device)
     return model.eval().requires_grad_(False)
 
 

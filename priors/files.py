@@ -209,9 +209,10 @@ def check_fit(
     try:
         try:
             # stopped within a no_grad, it would leave gradients off for everybody
-            with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"):
-                with _Weightless(_CALLS * (len(tensors) + 100)):
-                    wanted = build().state_dict()
+            gradients = torch.set_grad_enabled(torch.is_grad_enabled())
+            calls = _CALLS * (len(tensors) + 100)
+            with gradients, torch.device("meta"), _Weightless(calls):
+                wanted = build().state_dict()
         except RuntimeError as error:
             if "meta" not in str(error):
                 raise
