@@ -17,7 +17,7 @@ from genprior.solvers.data_term import DataTerm
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level
+from genprior.solvers.walk.steps import per_level, plus
 
 
 def conditional_draw(
@@ -25,10 +25,10 @@ def conditional_draw(
 ) -> Tensor:
     """Draw x0 ~ N(x0hat, r^2 I) p(y | x0) for linear A and Gaussian noise, by Matheron's rule."""
     sigma_y = data.problem.sigma
-    x = x0hat + per_row(r2.sqrt(), x0hat) * noise(x0hat)
+    x = plus(x0hat, r2.sqrt(), noise(x0hat))
     n = data.coefficients(noise(data.problem.y))
-    u = data.solver(sigma_y**2, scale=r2)(data.residual(x) + per_row(sigma_y, n) * n)
-    return x + per_row(r2, x) * data.adjoint(u)
+    u = data.solver(sigma_y**2, scale=r2)(plus(data.residual(x), sigma_y, n))
+    return plus(x, r2, data.adjoint(u))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DAPS(DiffusionSolver):
                 x0 = self._langevin_draw(walk, x0hat, r2)
             x0 = walk.keep_sound(x0, x)
             walk.record(x0)
-            x = x0 + s * walk.noise(x)
+            x = plus(x0, s, walk.noise(x))
         return x
 
     def _flow(self, walk: Walk, x: Tensor, sigma: Tensor) -> Tensor:

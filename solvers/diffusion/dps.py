@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
-from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, renewal, renewed
+from genprior.solvers.walk.steps import per_level, plus, renewal, renewed
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class DPS(DiffusionSolver):
             x, x0 = x.detach(), x0.detach()
             zeta = self._zeta(walk, sigma, lower, pulled.flatten(1).square().sum(1))
             n = None if walk.last else walk.noise(x)
-            ahead = renewed(x0, x, k, s, n) - per_row(zeta, x) * gradient
+            ahead = plus(renewed(x0, x, k, s, n), -zeta, gradient)
             x = walk.keep_sound(ahead, x)
             walk.record(x0, norm)
         return x

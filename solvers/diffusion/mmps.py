@@ -17,6 +17,7 @@ from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.krylov import krylov_solve
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import plus
 
 DAMPING = 1e-4
 """Least measurement variance as a share of that of x0 given x_sigma: keeps noise-free systems
@@ -95,7 +96,7 @@ class MMPS(GuidedSolver):
         def cov_y(c: Tensor) -> tuple[Tensor, Tensor]:
             """(sigma_y^2 I + A V A^T) c, and V A^T c."""
             correction = cov_x(data.adjoint(c))
-            return per_row(noise2, c) * c + data.forward(correction), correction
+            return plus(data.forward(correction), noise2, c), correction
 
         _, correction = krylov_solve(
             cov_y,

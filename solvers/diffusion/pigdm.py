@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators.base import per_row
 from genprior.priors.samplers import DPMSolver, Sampler
 from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.state import Walk
+from genprior.solvers.walk.steps import plus
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ class PiGDM(GuidedSolver):
         x, x0 = walk.denoise_with_graph(x, sigma)
         u = data.solver(walk.sigma_y**2, scale=r2)(data.residual(x0.detach()))
         (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
-        return x0.detach() + per_row(sigma**2, x) * gradient
+        return plus(x0.detach(), sigma**2, gradient)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
-from genprior.operators.base import per_row
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid, noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level
+from genprior.solvers.walk.steps import per_level, plus
 
 BETA1, BETA2 = 0.9, 0.99
 
@@ -69,8 +68,8 @@ class REDDiff(DiffusionSolver):
         levels = zip(walk.sigmas, per_level(mu, walk.sigmas, weights), strict=True)
         norm, pulled = walk.residual_gradient(mu)
         for step, (sigma, (s, weight)) in enumerate(levels, start=1):
-            x0 = walk.prior.denoise(mu + s * walk.noise(mu), sigma)
-            gradient = per_row(norm, mu) * pulled + weight * (mu - x0)
+            x0 = walk.prior.denoise(plus(mu, s, walk.noise(mu)), sigma)
+            gradient = plus(weight * (mu - x0), norm, pulled)
             first = first.lerp(gradient, 1 - BETA1)
             second = second.lerp(gradient**2, 1 - BETA2)
             size = (second / (1 - BETA2**step)).sqrt() + 1e-12 * scale

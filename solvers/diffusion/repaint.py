@@ -15,7 +15,7 @@ from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, renewal, renewed
+from genprior.solvers.walk.steps import per_level, plus, renewal, renewed
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class RePaint(DiffusionSolver):
             for repeat in range(self.repeats):
                 x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
                 ahead = renewed(x0, x, k, s, walk.noise(x))
-                x = self._put_back(mask, y + s_y * walk.noise(x), ahead)
+                x = self._put_back(mask, plus(y, s_y, walk.noise(x)), ahead)
                 if repeat < self.repeats - 1:
-                    x = x + s_up * walk.noise(x)
+                    x = plus(x, s_up, walk.noise(x))
             walk.record(x0)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:

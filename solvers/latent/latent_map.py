@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -114,9 +114,17 @@ def starts(
 
 
 def latent_energy(
-    posterior: LatentPosterior, latent_shape: Sequence[int], *, prior_weight: float
+    posterior: LatentPosterior,
+    latent_shape: Sequence[int],
+    *,
+    prior_weight: float,
+    log_volume: Callable[[Tensor], Tensor] | None = None,
 ) -> Function:
-    """Return f(z, rows) = -log p(y | z) + prior_weight |z|^2 / 2 for flat latents."""
+    """Return f(z, rows) = -log p(y | z) + prior_weight (|z|^2 / 2 + log_volume(z)), z flat.
+
+    Its minimum for weight 1 is the mode of p(z | y), or with log_volume(z) = log |det d decode /
+    dz|, for z (n, *latent_shape) (n,), that of p(x | y): -log p(x) = -log N(z) + log |det| there.
+    """
     count = len(posterior.problem.y)
     kept: tuple[Tensor | None, LatentPosterior] = (None, posterior)
 
@@ -126,7 +134,14 @@ def latent_energy(
             kept = (rows, posterior.take(rows))
         value, gradient = kept[1].value_and_gradient(z.view(-1, *latent_shape))
         value = value.add(vecdot(z, z), alpha=0.5 * prior_weight)
-        return value, gradient.flatten(1).add(z, alpha=prior_weight)
+        gradient = gradient.flatten(1).add(z, alpha=prior_weight)
+        if log_volume is None:
+            return value, gradient
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            volume = log_volume(z.view(-1, *latent_shape))
+            (slope,) = torch.autograd.grad(volume.sum(), z)
+        return value + prior_weight * volume.detach(), gradient + prior_weight * slope
 
     return energy
 

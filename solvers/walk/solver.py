@@ -30,13 +30,19 @@ class DiffusionSolver(Solver):
         antithetic: Draw samples in pairs with opposite noise. Each sample keeps its law, but what
             is linear in the noise cancels in a pair, so the mean of few comes near the
             posterior's; the two of a pair are not independent.
+        returns: Times that noise is added back from each level inside `window` up to the one
+            above and the step is taken again, which lets a walk change its mind between modes.
+        window: Lowest and highest level for that, in standard deviations of the data.
     """
 
+    can_return: ClassVar[bool] = False
     needs: ClassVar[tuple[type[Prior], ...]] = (DenoisingPrior,)
 
     steps: int = 100
     keep_measured: bool = False
     antithetic: bool = False
+    returns: int = 0
+    window: tuple[float, float] = (0.65, 6.5)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -44,6 +50,16 @@ class DiffusionSolver(Solver):
             raise ValueError(f"{name}: steps must be at least 1, not {self.steps}")
         if self.antithetic and (self.joint or self.point_estimate):
             raise ValueError(f"{name} draws no independent samples that antithetic could pair")
+        if self.returns < 0 or not 0 <= self.window[0] <= self.window[1]:
+            raise ValueError(
+                f"{name}: returns must be at least 0 and window (low, high) with 0 <= low <= "
+                f"high, not {self.returns} and {self.window}"
+            )
+        if self.returns and not self.can_return:
+            raise ValueError(
+                f"{name} cannot visit levels again: leave returns at 0, or take a guided solver, "
+                "such as MMPS"
+            )
 
     @abstractmethod
     def descend(self, walk: Walk) -> Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from genprior.operators.base import per_row
+
 
 def renewed(
     x0: Tensor, x: Tensor, kept: Tensor, fresh: Tensor | None = None, noise: Tensor | None = None
@@ -18,6 +20,11 @@ def renewed(
     """
     ahead = x0.lerp(x, kept)
     return ahead if fresh is None or noise is None else torch.addcmul(ahead, fresh, noise)
+
+
+def plus(x: Tensor, weight: float | Tensor, v: Tensor) -> Tensor:
+    """Return x + weight v, one weight for each row (R,) or shaped for x; fused as `renewed`."""
+    return torch.addcmul(x, per_row(weight, x), v)
 
 
 def renewal(sigma: Tensor, lower: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:

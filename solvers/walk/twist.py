@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genprior.operators.base import per_row
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import where_rows
+from genprior.solvers.walk.steps import plus, where_rows
 
 DAMPING = 1e-4
 """Least measurement variance as a share of x0's given x_sigma; it vanishes with sigma."""
@@ -54,7 +54,7 @@ def scalar_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:
     log_determinant = operator.gram_log_determinant(noise2, scale=r2, like=walk.problem.y)
     quadratic = (residual * u).flatten(1).sum(1)
     x0 = x0.detach()
-    guided = x0 + per_row(sigma**2, x0) * gradient
+    guided = plus(x0, sigma**2, gradient)
     return Twist(-0.5 * (quadratic + log_determinant), x0, guided)
 
 

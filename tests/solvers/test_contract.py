@@ -18,6 +18,7 @@ from genprior.solvers.testing import check_solver
 
 SOLVERS = [
     MMPS(steps=6),
+    MMPS(steps=6, returns=2, window=(0.0, 1e9)),
     DAPS(steps=6, flow_steps=2),
     PiGDM(steps=6),
     DPS(steps=6),

@@ -16,8 +16,10 @@ from genprior.operators import (
 )
 from genprior.operators.base import Operator
 from genprior.priors import Gaussian, LatentPrior
-from genprior.solvers import JointMAP, LatentMAP
+from genprior.solvers import Counted, JointMAP, LatentMAP
 from genprior.solvers.latent import curvature
+from genprior.solvers.latent.latent_map import latent_energy
+from genprior.solvers.latent.latent_posterior import latent_posterior
 from genprior.solvers.latent.lbfgs import minimise
 
 SHAPE = (1, 4, 3)
@@ -310,3 +312,39 @@ def test_decoder_variance_cannot_be_asked_of_a_prior_without_one():
     problem = problem_for(prior, Identity(SHAPE))
     with pytest.raises(ValueError, match="decoder_std"):
         LatentMAP(decoder_variance=True)(problem, prior)
+
+
+class Lognormal(LatentPrior):
+    """x = exp(z), pixel by pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.image_shape = self.latent_shape = (1, 2, 2)
+        self.register_buffer("one", torch.ones((), dtype=torch.float64))
+
+    config = None
+
+    def sample(self, n, *, size=None, generator=None):
+        return torch.randn(n, 1, 2, 2, generator=generator, dtype=torch.float64).exp()
+
+    def decode(self, z):
+        return z.exp()
+
+
+@pytest.mark.parametrize("mode", ["latent", "image"])
+def test_energy_with_volume_has_the_mode_of_the_image(mode):
+    """Catches a log-volume of the wrong sign, weight or gradient, or one summed over rows."""
+    sigma, prior = 0.4, Lognormal()
+    problem = problem_for(prior, Identity((1, 2, 2)), sigma=sigma)
+    posterior = latent_posterior(Counted(prior), problem, None)
+    volume = {"latent": None, "image": lambda z: z.flatten(1).sum(1)}[mode]
+    energy = latent_energy(posterior, (1, 2, 2), prior_weight=1.0, log_volume=volume)
+    start = torch.zeros(3, 4, dtype=torch.float64)
+    found = minimise(energy, start, steps=200, tolerance=1e-10).x
+    z = torch.linspace(-6, 4, 200001, dtype=torch.float64)
+    y = problem.y.flatten(1)[..., None]
+    objective = ((y - z.exp()) / sigma) ** 2 / 2 + z**2 / 2 + (z if mode == "image" else 0)
+    values = torch.gather(objective, 2, objective.argmin(-1, keepdim=True))[..., 0]
+    at = ((y[..., 0] - found.exp()) / sigma) ** 2 / 2 + found**2 / 2
+    at = at + (found if mode == "image" else 0)
+    torch.testing.assert_close(at, values, atol=1e-7, rtol=0)

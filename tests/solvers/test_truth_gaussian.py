@@ -82,6 +82,7 @@ BARS = {
         MMPS(iterations=8, tolerance=1e-9, sampler=SASolver(tau_low=1.0)), 0.01, (0.98, 1.04)
     ),
     "MMPS, UniPC": Bar(MMPS(iterations=8, tolerance=1e-9, sampler=UniPC()), 0.001, (0.985, 1.01)),
+    "MMPS, returns": Bar(MMPS(iterations=8, tolerance=1e-9, returns=2), 0.02, (0.92, 1.02)),
     "PiGDM": Bar(PiGDM(), 0.3, (0.85, 1.2)),
     "DAPS": Bar(DAPS(), 0.1, (0.95, 1.1)),
     "DiffPIR": Bar(DiffPIR(), 0.35, (0.75, 1.1)),

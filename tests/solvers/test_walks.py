@@ -34,7 +34,13 @@ from genprior.solvers import (
     REDDiff,
     RePaint,
 )
-from genprior.solvers.testing import gaussian_field, noise_replaced, posterior_law
+from genprior.solvers.testing import (
+    check_chunks,
+    check_rows,
+    gaussian_field,
+    noise_replaced,
+    posterior_law,
+)
 from genprior.solvers.walk.krylov import krylov_solve
 
 LINEAR = [MMPS(steps=8), PiGDM(), DAPS(), DiffPIR(), DDNM(), DDRM(), SMC(particles=16)]
@@ -282,3 +288,45 @@ def test_float32_follows_y():
     prior = Gaussian(prior.mean.float(), prior.factors.float(), residual=prior.residual.float())
     for solver in (*LINEAR, *ANY_OPERATOR, RePaint()):
         assert solver(single, prior, generator=seeded()).samples.dtype == torch.float32
+
+
+def test_levels_inside_the_window_are_visited_again():
+    """Catches returns that cost nothing, and a window in pixels instead of data deviations."""
+    prior, problem = gaussian_field(3)
+    s = float(prior.data_std.square().mean().sqrt())
+
+    def forwards(returns, window):
+        solver = PiGDM(steps=12, returns=returns, window=window)
+        return solver(problem, prior, generator=seeded()).forwards
+
+    sigmas = PiGDM(steps=12)(problem, prior).trace["sigma"][1:, 0] / s
+    inside = int(((sigmas >= 0.65) & (sigmas <= 6.5)).sum())
+    assert inside > 1
+    assert forwards(1, (0.65, 6.5)) == 13 + 2 * inside
+    assert forwards(3, (0.65, 6.5)) == 13 + 6 * inside
+    assert forwards(3, (1e6, 1e7)) == 13
+
+
+def test_returns_of_one_image_leave_the_others():
+    """Catches noise drawn, or levels visited, by images that are outside the window just then."""
+    prior, one = gaussian_field(3)
+    sigmas = torch.tensor([0.01, 0.05, 0.3], dtype=torch.float64)
+    problem = Problem(one.y.repeat(3, 1, 1, 1), one.operator, GaussianNoise(sigmas))
+    solver = MMPS(steps=6, returns=1, window=(0.1, 3.0))
+    check_rows(solver, problem, prior)
+    check_chunks(solver, problem, prior)
+
+
+@pytest.mark.parametrize("solver", [DAPS, DDNM, DDRM, DPS, DiffPIR, REDDiff, RePaint, SMC])
+def test_methods_that_cannot_return_say_so(solver):
+    """Catches a field that is ignored in silence."""
+    with pytest.raises(ValueError, match="cannot visit levels again: leave returns at 0"):
+        solver(returns=1)
+
+
+def test_bad_windows_are_refused():
+    """Catches a window that no level is inside, and a negative count."""
+    with pytest.raises(ValueError, match=r"not 1 and \(2\.0, 1\.0\)"):
+        MMPS(returns=1, window=(2.0, 1.0))
+    with pytest.raises(ValueError, match="returns must be at least 0"):
+        MMPS(returns=-1)
