@@ -157,7 +157,7 @@ class _Run:
             )
         self.fingerprint = fingerprint(model, images, batch_size, options)
         saved = checkpoints.newest(out / "checkpoints") if out is not None else None
-        if saved is not None:
+        if out is not None and saved is not None:
             check_same(saved["fingerprint"], self.fingerprint, out)
             check_length(saved, length, options)
         self.average = copy.deepcopy(objective.model).eval().requires_grad_(False)
