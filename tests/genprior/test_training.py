@@ -601,3 +601,12 @@ def test_recipes_are_read_as_they_were(monkeypatch):
         for name, value in asked.get("augment", {}).items():
             found = getattr(passed["options"].augment, name)
             assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_finished_run_that_lost_its_prior_gives_it_again(tmp_path):
+    """Would catch a run killed between its last checkpoint and its weights, said to be done."""
+    settings = {"out": tmp_path, "steps": 4, "batch_size": 4, "options": QUIET}
+    done = train(Line(), data(), **settings)
+    (tmp_path / "prior.safetensors").unlink()
+    train(Line(), data(), **settings)
+    assert read_line(tmp_path) == done.weights["all"] != 0

@@ -13,7 +13,7 @@ from genprior.data import write_image
 from genprior.priors import LatentPrior, Model, SingleLoss, Trainable, testing
 
 
-class Subspace(Trainable, LatentPrior):
+class Plane(Trainable, LatentPrior):
     """x = mean + W z + s n, z ~ N(0, I), trained by maximum likelihood (Tipping, Bishop 1999)."""
 
     def __init__(self, image_shape, *, latent_size: int = 2, std: float = 0.2):
@@ -50,7 +50,7 @@ def words(folder, out, family):
 
 def test_the_contract():
     """Catches a record of arguments from which the class is not rebuilt."""
-    prior = Subspace((1, 2, 3), latent_size=3)
+    prior = Plane((1, 2, 3), latent_size=3)
     assert prior.config == {"image_shape": [1, 2, 3], "latent_size": 3, "std": 0.2}
     testing.check_prior(prior)
 
@@ -58,9 +58,9 @@ def test_the_contract():
 def test_shell(tmp_path, capsys):
     """Catches an option that does not reach the class, and a command that refuses the family."""
     photos, out = bars(tmp_path / "photos"), tmp_path / "run"
-    assert cli.main(words(photos, out, "Subspace")) == 0
+    assert cli.main(words(photos, out, "Plane")) == 0
     prior = load(out / "prior.safetensors")
-    assert isinstance(prior, Subspace)
+    assert isinstance(prior, Plane)
     assert (prior.latent_shape, prior.std) == ((1,), 0.05)
     assert prior.mean.detach().numpy() == pytest.approx(0.5, abs=0.01)
     # The likeliest W W^T is the covariance, .01 between all pixels, less s^2 along it (over 16).
@@ -72,14 +72,14 @@ def test_shell(tmp_path, capsys):
     restore = f"restore {photos / '0.png'} --task denoise --sigma 0.1 --samples 2 --prior {path}"
     assert cli.main([*restore.split(), "--out", str(tmp_path / "restored")]) == 0
     assert json.loads((tmp_path / "restored" / "result.json").read_text())["prior"] == path
-    assert cli.main(["train", "Subspace", "--help"]) == 0
+    assert cli.main(["train", "Plane", "--help"]) == 0
     assert "--latent-size" in capsys.readouterr().out
 
 
 def test_a_module_in_this_folder_is_found(tmp_path, capsys, monkeypatch):
     """Catches MODULE:CLASS, or --import, that only works where the class is known already."""
     photos, out = bars(tmp_path / "photos"), tmp_path / "run"
-    code = "from test_toy_family import Subspace\n\nclass Mine(Subspace):\n    pass\n"
+    code = "from test_toy_family import Plane\n\nclass Mine(Plane):\n    pass\n"
     (tmp_path / "mine_of_test.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
@@ -127,7 +127,7 @@ def test_what_no_file_describes_is_said():
 def test_options_for_a_data_set_are_never_dropped():
     """Catches an option that `for_images` overrules, and one that nobody knows."""
     images = torch.zeros(2, 1, 4, 4)
-    prior = Subspace.from_images(images, image_shape=(1, 2, 2), latent_size=1)
+    prior = Plane.from_images(images, image_shape=(1, 2, 2), latent_size=1)
     assert prior.config == {"image_shape": [1, 2, 2], "latent_size": 1, "std": 0.2}
     with pytest.raises(TypeError, match="latents"):
-        Subspace.from_images(images, latents=1)
+        Plane.from_images(images, latents=1)
