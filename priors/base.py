@@ -39,10 +39,10 @@ def plain(value: Any) -> Any:
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(getattr(value, "config", asdict(value)))
     if hasattr(value, "config"):
         return plain(value.config)
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
     raise TypeError(f"a {type(value).__name__} is no plain data and has no `config`")
 
 
@@ -107,8 +107,8 @@ class Model(nn.Module, ABC):
             found[name] = plain(made) if whole else came
             if isinstance(found[name], type):
                 raise TypeError(
-                    f"{type(self).__name__} was built with {name}, a {came.__name__}, which is no "
-                    "plain data: give it a `config`, or the model its own `config` and "
+                    f"{type(self).__name__} was built with {name} of type {came.__name__}, which "
+                    "is no plain data: give it a `config`, or the model its own `config` and "
                     "`from_config`"
                 )
         return found

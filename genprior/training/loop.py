@@ -157,7 +157,7 @@ class _Run:
             )
         self.fingerprint = fingerprint(model, images, batch_size, options)
         saved = checkpoints.newest(out / "checkpoints") if out is not None else None
-        if saved is not None:
+        if out is not None and saved is not None:
             check_same(saved["fingerprint"], self.fingerprint, out)
             check_length(saved, length, options)
         self.average = copy.deepcopy(objective.model).eval().requires_grad_(False)
@@ -196,6 +196,8 @@ class _Run:
         batches, step = self._batches(), self.first
         with self.report:
             kept = now = self._seconds()
+            if self.first > 0 and self.length.done(self.first, now) >= self.length.total:
+                self._save(self.first)  # it may have been killed between the two files
             while (done := self.length.done(step, now)) < self.length.total:
                 self._update(step, done / self.length.total, batches)
                 step, now = step + 1, self._seconds()
@@ -297,12 +299,17 @@ class _Run:
             "seconds": self.report.seconds,
         }
         checkpoints.write(self.out / "checkpoints", step, state)
+        self._save(step)
+        self.report.line(step)
+        self.report.pictures(self.average, self.out, step)
+
+    def _save(self, step: int) -> None:
+        if self.out is None or not self.fabric.is_global_zero:
+            return
         seen = step * self.batch_size * len(self.turns)
         figures = {"steps": step, "images_seen": seen, "seconds": round(self.report.seconds)}
         card = {**self.card, "training": figures}
         self.average.save(self.out / "prior.safetensors", card=card)
-        self.report.line(step)
-        self.report.pictures(self.average, self.out, step)
 
 
 def _fabric(options: TrainingOptions, out: Path | None, model: Trainable, groups: int) -> Any:

@@ -64,8 +64,8 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name, low, open_end in _LEAST:
-            value = getattr(self, name)
-            if value is None and name == "clip":
+            value: float = getattr(self, name)
+            if name == "clip" and self.clip is None:
                 continue
             if not (low <= value < math.inf) or (open_end and value == low):
                 least = f"more than {low}" if open_end else f"at least {low}"

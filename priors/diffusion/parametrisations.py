@@ -241,7 +241,7 @@ def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:
     Raises:
         ValueError: The kind is unknown, or an option out of range.
     """
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     kind = fields.pop("kind", "edm")
     kind = {"flow": "flow_matching"}.get(kind, kind)  # its name in older files
     if kind not in KINDS:

@@ -1,24 +1,38 @@
 """The training loop: exact resume, what a step computes, and everything that can go wrong."""
 
 import errno
+import inspect
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tools import identical
 from torch import nn
 
 from genprior import cli
+from genprior.commands import train as commands
 from genprior.data import write_image
 from genprior.pretrained import load
-from genprior.priors import Diffusion, Gaussian, Prior
+from genprior.priors import (
+    VAE,
+    Autoencoder,
+    Diffusion,
+    Gaussian,
+    HierarchicalVAE,
+    Prior,
+    Turn,
+)
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.files import read_header
 from genprior.priors.training import Objective, Trainable
@@ -400,3 +414,200 @@ def test_views_are_what_they_say():
     mirrored = Augmentation(flip=True)
     both = {mirrored(ramp, torch.Generator().manual_seed(s))[1, 0, 0].item() for s in range(20)}
     assert both == {ramp[1, 0, 0].item(), ramp[1, 0, -1].item()}
+
+
+def test_turns_say_when_and_freeze_the_others(tmp_path):
+    """Would catch a step or image count that a loss cannot trust, or gradients that reach others.
+
+    A run that resumes goes on counting.
+    """
+    model = Line(groups=(("critic", 2), ("generator", 1)))
+    keep = options(checkpoint_every=2, cooldown=0.0)
+    for steps in (2, 3):
+        train(model, data(), out=tmp_path, steps=steps, batch_size=4, options=keep)
+    assert model.turns == [
+        Turn(group, step, images_seen=4 * (3 * step + place))
+        for step in range(3)
+        for place, group in enumerate(("critic", "critic", "generator"))
+    ]
+    assert model.free == [["critic"], ["critic"], ["generator"]] * 3
+
+
+def test_without_a_folder():
+    """Would catch figures that need a loop of their own: same weights, curve by callback."""
+    points = []
+    settings = {"steps": 100, "batch_size": 4, "options": options(checkpoint_every=1000)}
+    a, b = (
+        train(Line(), data(), callback=lambda *point: points.append(point), **settings)
+        for _ in range(2)
+    )
+    assert same(weights(a), weights(b))
+    assert a.weights["all"] > 0
+    assert [step for step, _ in points] == [50, 100, 50, 100]
+    assert points[0][1].keys() == {"all"}
+
+
+def test_by_time(tmp_path, monkeypatch):
+    """Would catch a run that forgets the time spent, or a rate that does not end at zero.
+
+    The clock is a counter: every reading takes one second.
+    """
+    ticks = itertools.count()
+    monkeypatch.setattr("genprior.training.report.time.perf_counter", lambda: float(next(ticks)))
+    rates = []
+    rate = TrainingOptions.rate
+
+    def noted(self, step, share):
+        rates.append((share, rate(self, step, share)))
+        return rates[-1][1]
+
+    monkeypatch.setattr(TrainingOptions, "rate", noted)
+    quiet = options(warmup=0, cooldown=0.5)
+    train(Line(), data(), out=tmp_path, seconds=400, batch_size=4, options=quiet)
+    shares = [share for share, _ in rates]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.02
+    assert 0.98 < shares[-1] < 1
+    assert rates == [(s, pytest.approx(min(1, (1 - s) / 0.5))) for s in shares]
+    kept = checkpoints.newest(tmp_path / "checkpoints")
+    assert 400 <= kept["seconds"] < 420
+    assert len(read_header(tmp_path / "prior.safetensors")["card"]["training"]) == 3
+    with pytest.raises(ValueError, match="was to last 400 seconds, now 5 steps"):
+        train(Line(), data(), out=tmp_path, steps=5, batch_size=4, options=quiet)
+    with pytest.raises(ValueError, match="seconds: 400 before, 900 now"):
+        train(Line(), data(), out=tmp_path, seconds=900, batch_size=4, options=quiet)
+    newest = sorted((tmp_path / "checkpoints").glob("*.pt"))
+    for path in newest[1:]:
+        path.unlink()
+    before = checkpoints.newest(tmp_path / "checkpoints")
+    assert 300 < before["seconds"] < 400
+    rates.clear()
+    train(Line(), data(), out=tmp_path, seconds=400, batch_size=4, options=quiet)
+    assert rates[0][0] == pytest.approx(before["seconds"] / 400, abs=0.02)
+
+
+class Normalised(Line):
+    """Says that its rows see each other."""
+
+    couples_rows = True
+
+
+def test_batch_statistics_are_not_cut_in_parts():
+    """Would catch a batch norm that sees parts of a batch and trains another model in silence."""
+    with pytest.raises(ValueError, match=r"Normalised couples the rows.*accumulate must be 1"):
+        train(Normalised(), data(), steps=1, batch_size=4, options=options(accumulate=2))
+    with pytest.raises(ValueError, match=r"only CUDA devices can share.*devices=1"):
+        train(Normalised(), data(), steps=1, batch_size=4, options=options(devices=2))
+    train(Normalised(), data(), steps=1, batch_size=4, options=QUIET)
+
+
+class Impatient(Line):
+    """A family with defaults of its own."""
+
+    training_defaults = MappingProxyType(
+        {"precision": "fp32", "clip": None, "warmup": 0, "progress": False}
+    )
+
+
+def test_a_family_states_its_own_defaults(monkeypatch):
+    """Would catch defaults that reach Python but not the shell, or the other way round."""
+    seen = []
+    monkeypatch.setattr(TrainingOptions, "rate", lambda self, *_: seen.append(self) or 1.0)
+    train(Impatient(), data(), steps=1, batch_size=4)
+    parser, *_ = cli._parser("train", commands.trainer(Impatient), ())
+    values = parser.get_defaults().as_dict()
+    for name, value in Impatient.training_defaults.items():
+        assert getattr(seen[0], name) == value == values[name]
+    assert values["learning_rate"] == TrainingOptions().learning_rate
+    for family in (Diffusion, VAE, HierarchicalVAE, Autoencoder):
+        TrainingOptions(**family.training_defaults)
+
+
+RUINOUS = [
+    ("accumulate", "-1"), ("accumulate", "0"), ("clip", "-1"), ("clip", "0"), ("clip", ".nan"),
+    ("warmup", "-1"), ("cooldown", "-0.1"), ("cooldown", "1.5"), ("checkpoint-every", "-1"),
+    ("checkpoint-every", "0"), ("learning-rate", "0"), ("learning-rate", "-1"),
+    ("learning-rate", ".inf"), ("ema-half-life", "0"), ("grid", "-1"), ("workers", "-1"),
+    ("devices", "0"), ("nodes", "0"), ("precision", "fp8"), ("batch-size", "0"), ("steps", "0"),
+    ("steps", "-3"), ("seconds", "0"), ("seconds", ".inf"), ("channels", "2"), ("channels", "4"),
+    ("size", "0"), ("augment.crop", "0"), ("network", "{widths: [8], blocks: [-1]}"),
+    ("network", "{widths: [0], blocks: [1]}"), ("network", "{widths: [8], blocks: [0]}"),
+    ("network", "{widths: [8.5], blocks: [1]}"), ("network", "{unshuffle: 0}"),
+    ("network", "{attention: maybe}"), ("objective", "{kind: ddpm, schedule: steep}"),
+    ("objective", "{kind: ddpm, target: blur}"), ("objective", "{kind: ddpm, steps: 0}"),
+    ("objective", "{kind: ddpm, beta_range: [0.1, 0.01]}"), ("objective", "{log_std: 0}"),
+    ("objective", "{s_range: [0, 1]}"), ("objective", "{kind: vp}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "value"), RUINOUS, ids=str)
+def test_options_that_ruin_a_run_are_refused(option, value, tmp_path, capsys):
+    """Would catch a run that saves untrained weights, or fails late, for a slip of the hand."""
+    write_image(tmp_path / "a.png", torch.rand(1, 6, 6, generator=torch.Generator()))
+    words = ["train", "diffusion", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main([*words, f"--{option}", value, "--accelerator", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    named = re.search(r"\{(?:kind: ddpm, )?(?:widths: \[8\], )?(\w+)", value)
+    names = [option.replace("-", "[-_]"), named[1] if named else option]
+    assert any(re.search(name, said) for name in names), said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("vae --network.hidden [0]", "hidden"),
+        ("vae --network {kind: convolutional, widths: [0]}", "widths"),
+        ("vae --latent-size 0", "latent_size"),
+        ("hvae --widths [0,4,4]", "widths"),
+        ("hvae --groups [-1,1,1]", "groups"),
+        ("hvae --latent-channels 0", "latent_channels"),
+        ("autoencoder --network.hidden [-3]", "hidden"),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(words, says, tmp_path, capsys):
+    """Would catch layers of width zero in the other families."""
+    write_image(tmp_path / "a.png", torch.rand(1, 8, 8, generator=torch.Generator()))
+    family, option, value = words.split(" ", 2)
+    place = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["train", family, option, value, *place]) == 2
+    assert says.replace("_", "-") in capsys.readouterr().err.replace("_", "-")
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_are_read_as_they_were(monkeypatch):
+    """Would catch an option of a shipped recipe that a command no longer knows or passes on."""
+    passed = {}
+
+    def note(self, family, source, options, *, given, left):
+        passed.update(given, family=family.__name__, options=options, run=self)
+
+    monkeypatch.setattr("genprior.commands.run.Run.train", note)
+    for path in sorted((Path(__file__).parents[2] / "pretrained" / "recipes").glob("*.yaml")):
+        command = re.search(r"genprior train (\w+)", path.read_text())[1]
+        if command in ("gaussian", "mixture"):
+            continue
+        passed.clear()
+        words = ["train", command, "--config", str(path), "--data", "x", "--out", "y"]
+        assert cli.main(words) == 0
+        asked = yaml.safe_load(path.read_text())
+        family = cli.COMMANDS[f"train {command}"].function.split(":")[1]
+        offered = inspect.signature(getattr(commands, family)).parameters
+        defaults = {name: p.default for name, p in offered.items()}
+        settings = {**defaults, **vars(passed["options"]), **vars(passed["run"]), **passed}
+        for name in asked.keys() - {"size", "channels", "augment"}:
+            assert settings[name] == asked[name], (path.name, name)
+        for name, value in asked.get("augment", {}).items():
+            found = getattr(passed["options"].augment, name)
+            assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_finished_run_that_lost_its_prior_gives_it_again(tmp_path):
+    """Would catch a run killed between its last checkpoint and its weights, said to be done."""
+    settings = {"out": tmp_path, "steps": 4, "batch_size": 4, "options": QUIET}
+    done = train(Line(), data(), **settings)
+    (tmp_path / "prior.safetensors").unlink()
+    train(Line(), data(), **settings)
+    assert read_line(tmp_path) == done.weights["all"] != 0
