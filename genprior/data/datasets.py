@@ -185,7 +185,9 @@ def from_array(array: np.ndarray, *, size: int | tuple[int, int] | None = None) 
     Raises:
         ValueError: Another shape or type, or floats outside [0, 1].
     """
-    image, _ = in_unit(channels_first(np.asarray(array)), "the image")
+    image, notes = in_unit(channels_first(np.asarray(array)), "the image")
+    for note in notes:
+        warnings.warn(f"the image {note}", stacklevel=2)
     if size is not None:
         image = resized(image, (size, size) if isinstance(size, int) else size)
     return to_float(image)[None]

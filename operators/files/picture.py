@@ -198,7 +198,7 @@ def _from_dicom(data: bytes) -> Picture:
     if "RescaleSlope" in file or "WindowCenter" in file:
         notes = ("its rescaling and window are not applied: these are the numbers as stored",)
     if file.PhotometricInterpretation == "MONOCHROME1":
-        values = top - values  # white is 0
+        values = top - values if values.dtype.kind == "u" else ~values  # white is the least
     if values.dtype.kind == "u":
         values = values if top == 255 else full_range(values, top)
     return Picture(values, int(file.BitsStored), "DICOM", notes=notes)
@@ -223,14 +223,13 @@ def _deep(image: Image.Image, data: bytes) -> Deep | None:
     depth, samples = max(tags.get(258, (1,))), tags.get(277, 1)
     if depth <= 8 and samples == len(image.getbands()):
         return None
-    if not mode.startswith("I;16") and (mode, depth) != ("F", 32):
+    white_is_least = tags.get(262) == 0
+    if (mode, depth) == ("F", 32) and not white_is_least:
+        return Deep(np.asarray(image)[None], None, 32)
+    if not mode.startswith("I;16"):
         return read_tiff(data)
-    values = np.asarray(image)[None]  # Pillow has turned it upright
-    if mode != "F":
-        values = full_range(values.astype(np.uint16), 2**depth - 1)
-    if tags.get(262) == 0:
-        values = values.max() * 0 + (1 if mode == "F" else 65535) - values
-    return Deep(values, None, depth)
+    values = full_range(np.asarray(image).astype(np.uint16), 2**depth - 1)[None]
+    return Deep(65535 - values if white_is_least else values, None, depth)  # already upright
 
 
 def _from_deep(image: Image.Image, deep: Deep) -> Picture:
@@ -272,7 +271,7 @@ def _from_pillow(image: Image.Image, managed: bool) -> Picture:
     notes: list[str] = []
     if image.mode in ("I", "F"):  # plain PGM of 16 bits, PFM
         values = np.asarray(image)[None]
-        return Picture(values.astype(np.uint16) if image.mode == "I" else values, 16)
+        return Picture(values, 32) if image.mode == "F" else Picture(values.astype(np.uint16), 16)
     if image.has_transparency_data:
         image, seen_through = _flattened(image)
         notes += [_LAID_ON_WHITE] if seen_through else []
@@ -301,7 +300,7 @@ def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
 def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
     """Convert colours to sRGB, and say from what."""
     name = _profile_name(profile) if profile else ""
-    if "sRGB" in name and image.mode == "RGB":
+    if "sRGB" in name and image.mode in ("L", "RGB"):
         return image, ""
     try:
         if profile:
@@ -310,22 +309,22 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
             source = ImageCms.createProfile("LAB")
         else:
             return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
-        converted = ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.buildTransform(source, srgb, image.mode, "RGB").apply(image)
     except (ImageCms.PyCMSError, OSError) as error:
         if image.mode == "LAB":
             raise ValueError(f"its Lab colours cannot be converted: {error}") from error
         return image.convert("RGB") if image.mode == "CMYK" else image, (
             f"its colour profile ({name}) does not fit and is ignored"
         )
-    assert converted is not None
     return converted, f"its colours are converted from {name or 'Lab'} to sRGB"
 
 
 def _profile_name(profile: bytes) -> str:
     try:
-        return ImageCms.getProfileDescription(io.BytesIO(profile)).strip()  # pyright: ignore
+        return ImageCms.getProfileDescription(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        ).strip()
     except (ImageCms.PyCMSError, OSError):
         return "damaged"
 
@@ -333,7 +332,7 @@ def _profile_name(profile: bytes) -> str:
 def _left_out(image: Image.Image, data: bytes) -> list[str]:
     """Say what the first page at 8 bits does not show."""
     notes = []
-    if getattr(image, "is_animated", False) and image.format != "HEIF":
+    if getattr(image, "is_animated", False):
         notes.append("holds several pages or frames; only the first is read")
     if image.format in ("JPEG2000", "AVIF", "HEIF") and not image.mode.startswith("I"):
         depth = _depth_declared(data)

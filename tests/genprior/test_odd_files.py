@@ -127,7 +127,7 @@ LAB = ImageCms.profileToProfile(
 
 def with_profile(form="PNG", deep=False):
     """An image in a profile that is not sRGB."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile = bytearray(SRGB)
     for kind, value in ((b"rXYZ", 0.6), (b"desc", None)):
         place = profile.index(kind, 128)
         (start,) = struct.unpack_from(">I", profile, place + 4)
@@ -141,6 +141,7 @@ def with_profile(form="PNG", deep=False):
     return pillow(COLOUR, form, icc_profile=bytes(profile))
 
 
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LARGE = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
 LINEAR = (b"gAMA", struct.pack(">I", 100000))
 BOMB = png(13300, 9500 + 3800, 1, 3, zlib.compress(bytes(1 + 13300 // 8) * 13300, 9))
@@ -161,8 +162,7 @@ ODD = [
     Odd("good.jfif", pillow(WAVE, "JPEG", quality=98), WAVE / 255, None, 0.02),
     Odd("good.avif", pillow(LARGE, "AVIF", quality=98), LARGE / 255, None, 0.5),
     Odd("turned.jpg", pillow(WAVE, "JPEG", exif=EXIF), np.rot90(WAVE, -1) / 255, None, 0.05),
-    Odd("srgb.png", pillow(COLOUR, "PNG", icc_profile=ImageCms.ImageCmsProfile(
-        ImageCms.createProfile("sRGB")).tobytes()), COLOUR / 255),
+    Odd("srgb.png", pillow(COLOUR, "PNG", icc_profile=SRGB), COLOUR / 255),
     Odd("opaque.png", pillow(np.dstack([COLOUR, ALPHA | 255]), "PNG"), COLOUR / 255),
     # ... or with a word
     Odd("alpha.png", pillow(np.dstack([COLOUR, ALPHA]), "PNG"), laid(COLOUR / 255, ALPHA / 255),
@@ -238,6 +238,9 @@ ODD = [
     Odd("double.npy", npy(COLOUR / 256), COLOUR / 256),
     Odd("dark.tif", tiff(TWELVE, photometric="rgb"), TWELVE / 65535,
         "nearly black: 4095 of 65535"),
+    Odd("float.pfm", pillow(Image.fromarray(GREY.astype(np.float32) / 255), "PPM"), GREY / 255),
+    Odd("plain16.pgm", b"P2 2 1 65535 7 65535", np.array([[7, 65535]]) / 65535),
+    Odd("grey-in-srgb.jpg", pillow(WAVE, "JPEG", icc_profile=SRGB), WAVE / 255, None, 0.05),
     # What means nothing without a word of the user
     Odd("negative.tif", tiff(GREY.astype(np.int16) - 9), None, r"int16 from -8 .*value_range"),
     Odd("wide.tif", tiff(DEEP[..., 0].astype(np.uint32) * 60000), None,
@@ -385,7 +388,7 @@ def test_no_file_kills_the_process(tmp_path):
     is waited for, a device without end, and 22 KB that become gigabytes."""
     wanted = dangerous(tmp_path)
     command = [sys.executable, "-c", DANGEROUS, *(str(tmp_path / name) for name in wanted)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found.pop("MB") < 300
