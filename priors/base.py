@@ -36,6 +36,11 @@ class Prior(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         Prior.families[cls.__name__] = cls
 
+    def __repr__(self) -> str:
+        numbers = sum(t.numel() for t in self.state_dict().values())
+        sizes = " x ".join("any" if n is None else str(n) for n in self.image_shape)
+        return f"{type(self).__name__}({sizes}, {numbers:,} numbers; {capabilities(self)})"
+
     @abstractmethod
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None

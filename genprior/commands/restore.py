@@ -106,7 +106,7 @@ def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
     channels, height, width = image_shape(problem, prior)
     sizes = [(r.stop - r.start, c.stop - c.start) for r, c in windows or []] or [(height, width)]
     solver = solving.find_solver(problem, prior)
-    solving.set_precision(problem, prior)
+    solving.set_precision(prior, max(sizes, key=math.prod), problem.device)
     expected = seconds_needed(solver, prior, sizes, solving.samples)
     if expected is not None:
         work = f"{len(sizes)} window(s) round the holes" if windows else "the whole photo"

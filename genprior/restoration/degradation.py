@@ -156,10 +156,9 @@ class Degradation:
                 f"{text}"
             )
         if value > 1:
-            grey = f"{top if value <= 255 and not slash else 25}/255"
             raise ValueError(
-                f"--sigma {text} is above 1, the range from black to white: a noise std of so "
-                f"many grey levels of 8 bits is written as {grey}"
+                f"--sigma {text} is above 1, the range from black to white: 25 grey levels of 8 "
+                "bits are written as 25/255"
             )
         return value
 
@@ -173,7 +172,12 @@ class Degradation:
                 )
             return image[0] // self.factor, image[1] // self.factor
         if kernel is not None and self.boundary == "valid":
-            return image[0] - kernel.shape[0] + 1, image[1] - kernel.shape[1] + 1
+            seen = image[0] - kernel.shape[0] + 1, image[1] - kernel.shape[1] + 1
+            if min(seen) < 1:
+                raise ValueError(
+                    f"the kernel {tuple(kernel.shape)} exceeds the image {image}: make it smaller"
+                )
+            return seen
         return image
 
     def image_size(self, measured: Size, kernel: Tensor | None) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ from genprior.operators.random import Generators
 from genprior.pretrained import load
 from genprior.priors import Diffusion, Prior
 from genprior.restoration import memory
+from genprior.restoration.degradation import Size
 from genprior.restoration.progress import too_costly
 from genprior.restoration.windows import Window
 from genprior.solve import default_solver, solve
@@ -65,16 +67,15 @@ class Solving:
     def load_prior(self) -> Prior:
         return load(self.prior, device=find_device(self.device))
 
-    def set_precision(self, problem: Problem, prior: Prior) -> None:
-        """Choose how the network of a prior that `load_prior` gave computes."""
+    def set_precision(self, prior: Prior, size: Size, device: torch.device) -> None:
+        """Choose how the network of a prior that `load_prior` gave computes on images (H, W)."""
         if not isinstance(prior, Diffusion):
             if self.precision == "bf16":
                 raise ValueError(f"--precision bf16 is for diffusion priors, not {self.prior}")
             return
-        _, height, width = image_shape(problem, prior)
-        fast = height * width >= LARGE and has_bfloat16(problem.device)
-        if self.precision == "bf16" or (self.precision == "auto" and fast):
-            prior.autocast = torch.bfloat16
+        fast = size[0] * size[1] >= LARGE and has_bfloat16(device)
+        half = self.precision == "bf16" or (self.precision == "auto" and fast)
+        prior.autocast = torch.bfloat16 if half else None
 
     def find_solver(self, problem: Problem, prior: Prior) -> Solver:
         """Make the solver that was asked for, else the default one."""
@@ -126,8 +127,8 @@ class Solving:
         solver, besides = self._named_solver(), 0
         if windows is not None:
             besides = memory.held(shape, self.samples)
-            areas = ((r.stop - r.start, c.stop - c.start) for r, c in windows)
-            shape = (shape[0], *max(areas, key=lambda area: area[0] * area[1]))
+            sizes = ((r.stop - r.start, c.stop - c.start) for r, c in windows)
+            shape = (shape[0], *max(sizes, key=math.prod))
         rows = rows_in_flight(solver, self.samples, shape, self.batch_size)
         memory.refuse_too_large(
             prior,
@@ -148,7 +149,7 @@ class Solving:
         progress: Tracking | None = None,
     ) -> Result:
         """Solve, with a progress bar if the output is a terminal, or as `progress` says."""
-        self.set_precision(problem, prior)
+        self.set_precision(prior, image_shape(problem, prior)[1:], problem.device)
         return solve(
             problem,
             prior,
