@@ -6,10 +6,12 @@ import json
 import math
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from genprior.commands.outputs import command_line, refuse_existing, sha256
 from genprior.data import read_image, write_image
@@ -19,6 +21,7 @@ from genprior.pretrained.loader import card
 from genprior.priors import Prior
 from genprior.restoration import memory
 from genprior.restoration.degradation import Degradation
+from genprior.restoration.kernel_estimate import find_kernel
 from genprior.restoration.posing import Fit, Posed, pose
 from genprior.restoration.progress import Progress, duration, seconds_needed
 from genprior.restoration.scores import residual, score
@@ -76,8 +79,10 @@ def restore(
     prior = solving.load_prior()
     if not photo.lower().endswith(".npy"):
         memory.refuse_to_decode(photo, image_size(photo))
+    given = read_image(photo, channels=1 if channels == 1 else None)
+    settled, evidence = _with_kernel(given, settled, prior, fit)
     posed = pose(
-        read_image(photo, channels=1 if channels == 1 else None),
+        given,
         settled,
         prior,
         solving=solving,
@@ -94,10 +99,29 @@ def restore(
         **_report(result, posed, settled, solving, left),
         "precision": "bf16" if getattr(prior, "autocast", None) else "fp32",
         **sources,
+        "kernel_evidence": evidence,
         "command": command_line(restore, options, degradation, solving),
     }
     _write(folder, result, posed, report, bits)
     _print(report, posed.measured, folder)
+
+
+def _with_kernel(
+    photo: Tensor, degradation: Degradation, prior: Prior, fit: Fit | None
+) -> tuple[Degradation, dict[str, float] | None]:
+    """Find the kernel of `--kernel auto`; print the evidence of the best of each kind."""
+    if degradation.kernel != "auto":
+        return degradation, None
+    if fit == "resize":
+        raise ValueError("--kernel auto measures the photo's own pixels: --fit resize alters them")
+    noise = degradation.noise(photo)[0]
+    assert isinstance(noise, GaussianNoise)
+    circular = degradation.boundary == "circular"
+    name, evidence, exact = find_kernel(photo, prior, float(noise.sigma), circular=circular)
+    print(f"kernel    {name}, {'by the exact evidence' if exact else 'an estimate'}:", flush=True)
+    for other in sorted(evidence, key=lambda key: evidence[key], reverse=True)[:8]:
+        print(f"          {other:15} {evidence[other] - evidence[name]:10.1f} nats")
+    return replace(degradation, kernel=name), evidence
 
 
 def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:

@@ -51,7 +51,8 @@ class Degradation:
         mask_threshold: In (0, 1): grey levels of a mask file from here on count as white. Without
             it a mask must be black and white.
         kernel: For deblur: gaussian:STD, motion:LENGTH,ANGLE, disk:RADIUS, uniform:SIZE, or a
-            file (image or .npy) that shows what the blur makes of one bright pixel.
+            file (image or .npy) that shows what the blur makes of one bright pixel; or auto: the
+            Gaussian, disk or straight motion that the photo speaks for most, an estimate.
         boundary: For deblur: valid (as in a camera: what lies beyond the photo's borders is
             blurred into it, is solved for, and cut away) or circular (the image wraps around).
             valid by default, circular where the blur is simulated.
@@ -89,6 +90,8 @@ class Degradation:
             raise ValueError(f"--boundary is for --task deblur, not for {self.task}")
         if self.peak is not None and self.sigma is not None:
             raise ValueError("--peak is for photon noise, --sigma for Gaussian: give one of them")
+        if self.peak is not None and self.kernel == "auto":
+            raise ValueError("--kernel auto is for Gaussian noise: give --sigma, not --peak")
         if self.peak is not None and not 0 < self.peak < float("inf"):
             raise ValueError(f"--peak must be a positive count of photons, not {self.peak}")
         if self.sigma not in (None, "auto"):
@@ -100,6 +103,11 @@ class Degradation:
         Raises:
             ValueError: Noise is to be simulated, and nothing says how much.
         """
+        if simulate and self.kernel == "auto":
+            raise ValueError(
+                "--kernel auto finds the blur of a photo that has one; with --simulate, and in "
+                "evaluate, say which it is to have"
+            )
         if simulate and self.sigma is self.peak is None and self.task != "inpaint":
             raise ValueError(
                 f"--task {self.task} with simulated noise needs --sigma, the noise std for pixels "

@@ -13,11 +13,12 @@ from PIL import Image
 
 from genprior.cli import main
 from genprior.data import read_image, write_image
-from genprior.operators import GaussianNoise, PoissonNoise
+from genprior.operators import Blur, GaussianNoise, PoissonNoise, Problem
 from genprior.pretrained import load
-from genprior.priors import Diffusion
+from genprior.priors import Diffusion, Gaussian
 from genprior.restoration import progress
 from genprior.restoration.degradation import Degradation
+from genprior.restoration.kernel_estimate import candidates, exact_evidence, find_kernel
 from genprior.restoration.posing import pose
 from genprior.restoration.progress import Progress, seconds_needed
 from genprior.restoration.settings import Solving
@@ -56,6 +57,61 @@ def test_camera_blur_is_solved_beyond_the_borders_and_cut_back(photo_place):
     assert report["residual_in_sigma"] == pytest.approx(1, abs=0.35)
     picture = read_image("out/comparison.png")
     assert picture.shape[1] < picture.shape[2]
+
+
+def test_a_kernel_file_shows_one_bright_pixel(photo_place):
+    """Would catch a kernel that is correlated with, or read upside down: a photo of one bright
+    pixel is blurred into the kernel file's own picture."""
+    kernel = torch.zeros(5, 5)
+    kernel[0, 1:4], kernel[1:4, 3] = 0.5, 0.25
+    write_image("kernel.png", kernel, bits=16)
+    x = torch.zeros(3, 15, 15)
+    x[:, 7, 7] = 1
+    write_image("photo.png", x, bits=16)
+    words = ("--task", "deblur", "--kernel", "kernel.png", "--sigma", "0", "--bits", "16")
+    restore(*words, "--simulate")
+    seen = read_image("out/measurement.png")[0, 5:10, 5:10]
+    assert (seen - kernel / kernel.sum()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["gaussian:1.5", "disk:2", "motion:5,45"])
+def test_kernel_of_the_exact_evidence(name):
+    """Would catch evidence without its determinant, or of the wrong kernel: over many draws of
+    the prior the kernel that blurred them has the most, in sum."""
+    prior = smooth_gaussian()
+    prior = Gaussian(prior.mean, prior.factors, residual=0.1)
+    totals = {}
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        x = prior.sample(1, generator=generator)
+        operator = Blur(candidates()[name], (3, SIDE, SIDE))
+        y = Problem.simulate(x, operator, GaussianNoise(0.005), generator=generator).y[0]
+        for other, nats in exact_evidence(y, prior, 0.005).items():
+            totals[other] = totals.get(other, 0.0) + nats
+    assert max(totals, key=totals.get) == name
+
+
+@pytest.mark.parametrize("name", ["gaussian:2", "disk:3", "motion:9,30"])
+def test_kernel_of_a_photo_is_estimated(photo_place, capsys, name):
+    """Would catch a spectrum read without the noise or the fading, and a curve that is lost: for
+    an image with the spectrum of photos the estimate is the kernel itself."""
+    frequency = torch.hypot(torch.fft.fftfreq(160)[:, None], torch.fft.rfftfreq(160))
+    white = torch.randn(160, 160, generator=torch.Generator().manual_seed(1))
+    waves = torch.fft.irfft2(torch.fft.rfft2(white) / frequency.clamp(min=1 / 160) ** 1.1)
+    x = (0.5 + 0.1 * waves / waves.std()).expand(1, 3, -1, -1)
+    operator = Blur(candidates()[name], (3, 160, 160), boundary="valid")
+    noise = GaussianNoise(0.005)
+    generator = torch.Generator().manual_seed(2)
+    y = Problem.simulate(x, operator, noise, generator=generator).y[0]
+    found, _, exact = find_kernel(y, smooth_gaussian(), 0.005, circular=False)
+    assert found == name
+    assert not exact
+    write_image("photo.png", y[:, 50:90, 50:90], bits=16)
+    report = restore("--task", "deblur", "--kernel", "auto", "--sigma", "0.005")
+    assert report["kernel"] == max(report["kernel_evidence"], key=report["kernel_evidence"].get)
+    assert "an estimate" in capsys.readouterr().out
+    words = ("--task", "deblur", "--kernel", "auto", "--sigma", ".1", "--simulate", "--force")
+    assert "--simulate" in refused(capsys, photo_place, *words)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +332,25 @@ def test_a_window_is_a_cropped_photo(photo_place):
 
 
 # Time
+
+
+@pytest.mark.parametrize(
+    ("side", "boundary", "solver"),
+    [
+        (SIDE, "valid", "ExactPosterior"),
+        (48, "circular", "ExactPosterior"),
+        (48, "valid", "MMPS"),
+    ],
+)
+def test_solver_by_cost(side, boundary, solver):
+    """Would catch a default that hangs: an exact posterior that takes an iterative solve for each
+    of thousands of pixels; and one given up where it is quick or was asked for."""
+    prior = smooth_gaussian(side=side)
+    operator = Blur(candidates()["disk:2"], (3, side, side), boundary=boundary)
+    problem = Problem(operator(prior.mean.expand(1, -1, -1, -1)), operator, GaussianNoise(0.1))
+    assert type(Solving().find_solver(problem, prior)).__name__ == solver
+    named = Solving(solver="ExactPosterior").find_solver(problem, prior)
+    assert type(named).__name__ == "ExactPosterior"
 
 
 def test_expected_time(monkeypatch):
