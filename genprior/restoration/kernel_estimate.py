@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ POWERS = (1.8, 2.2, 2.6)
 
 SIDE = 256
 """Side of the largest part of a photo that is looked at."""
+
+CLEAR = 100.0
+"""Nats by which an estimate must beat other kinds of blur: on crops of Kodak's photos those that
+led by more were right or next to it, those below often wrong."""
 
 SECTORS = 12
 """Directions that each have an amplitude of their own: few scenes look alike in all."""
@@ -104,4 +109,13 @@ def find_kernel(
         evidence = exact_evidence(photo, prior, sigma)
     else:
         evidence = estimated_evidence(photo, sigma)
-    return max(evidence, key=lambda name: evidence[name]), evidence, exact
+    best = max(evidence, key=lambda name: evidence[name])
+    kind = best.partition(":")[0]
+    others = [value for name, value in evidence.items() if not name.startswith(kind)]
+    if not exact and evidence[best] - max(others) < CLEAR:
+        warnings.warn(
+            f"--kernel auto takes {best}, but the photo hardly tells it from other kinds of blur: "
+            "try a part with more detail (--fit crop), or a kernel that you know",
+            stacklevel=2,
+        )
+    return best, evidence, exact
