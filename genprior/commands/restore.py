@@ -31,6 +31,9 @@ from genprior.solvers import Result
 from genprior.solvers.base import image_shape, rows_in_flight
 from genprior.solvers.latent.latent_sampler import R_HAT
 
+MEASUREMENT = ("measurement.png", "measurement.npy")
+"""What a simulation writes of its measurement."""
+
 
 def restore(
     photo: str,
@@ -72,8 +75,7 @@ def restore(
     options = {k: v for k, v in locals().items() if k not in ("degradation", "solving")}
     folder = Path(out)
     names = [f"sample_{i + 1}.png" for i in range(solving.samples)]
-    names += ["mean.png", "std.png", "comparison.png", "result.json"]
-    names += ["measurement.png", "measurement.npy"] if simulate else []
+    names += ["mean.png", "std.png", "comparison.png", "result.json", *MEASUREMENT]
     refuse_existing([*(folder / name for name in names), *_samples_in(folder)], force)
     settled = degradation.settled(simulate=simulate)
     prior = solving.load_prior()
@@ -178,7 +180,7 @@ def _write(folder: Path, result: Result, posed: Posed, report: dict[str, Any], b
                 np.save(partial / "measurement.npy", y.cpu().numpy())
         (partial / "result.json").write_text(json.dumps(report, indent=2) + "\n")
         written = {path.name for path in partial.iterdir()}
-        measured = (folder / "measurement.png", folder / "measurement.npy")
+        measured = (folder / name for name in MEASUREMENT)
         for stale in (*_samples_in(folder), folder / "std.png", *measured):
             if stale.name not in written:
                 stale.unlink(missing_ok=True)

@@ -431,6 +431,15 @@ def test_simulation_writes_its_measurement(photo_place):
     assert not Path("out/measurement.png").exists(), "of another run"
 
 
+def test_a_measurement_of_the_users_own_is_safe(photo_place, capsys):
+    """Would catch a file removed unasked, because another run might have left it."""
+    photo(8, 8)
+    Path("out").mkdir()
+    Path("out/measurement.png").write_bytes(b"precious")
+    assert "--force" in refused(capsys, photo_place, *DENOISE)
+    assert Path("out/measurement.png").read_bytes() == b"precious"
+
+
 def test_what_is_no_regular_file_is_not_replaced(photo_place, capsys):
     """Would catch a device or a folder replaced by a picture, with --force or without."""
     photo(8, 8)
