@@ -170,7 +170,8 @@ def _parser(
     parser.add_function_arguments(function, skip={*groups, *positional}, as_group=False)
     fields = [(f.name, f.default) for kind in groups.values() for f in dataclasses.fields(kind)]
     fields += [(p.name, p.default) for p in parameters]
-    return parser, groups, {key for key, default in fields if isinstance(default, bool)}
+    maybe = {p.name for p in parameters if hints[p.name] == (bool | None)}
+    return parser, groups, maybe | {key for key, value in fields if isinstance(value, bool)}
 
 
 def _typed(words: list[str], flags: set[str]) -> list[str]:

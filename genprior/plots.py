@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ MISSING = (0.80, 0.84, 0.93)
 
 PANEL = (1.5, 3.0)
 """Least and greatest width of one panel in inches, of 200 pixels each."""
+
+
+LARGEST = 1000
+"""Pixels of an image's side from which on blocks of them are averaged to be drawn."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,14 @@ def _canvas(lines: Sequence[Row], columns: int, spread: bool) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    class Shown(Figure):
+        """Seen in a notebook as it is, without a magic word and without pyplot's state."""
+
+        def _repr_png_(self) -> bytes:
+            content = io.BytesIO()
+            self.savefig(content, format="png", bbox_inches="tight", pad_inches=0.04)
+            return content.getvalue()
+
     height, width = lines[0].mean.shape[-2:]
     panel = min(max(width / 200, PANEL[0]), PANEL[1])
     labelled = 0.3 if any(line.label for line in lines) else 0.0
@@ -189,7 +202,7 @@ def _canvas(lines: Sequence[Row], columns: int, spread: bool) -> Figure:
     layout = ConstrainedLayoutEngine(
         compress=True, w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02
     )
-    figure = Figure(figsize=(across, down), layout=layout, dpi=200)
+    figure = Shown(figsize=(across, down), layout=layout, dpi=200)
     FigureCanvasAgg(figure)
     return figure
 
@@ -221,7 +234,7 @@ def _draw_row(line: Row, axes: Sequence[Any], titles: Sequence[str], top: float)
 
 
 def _image(axis: Any, x: Tensor) -> None:
-    x = x.detach().float().cpu().clamp(0, 1)
+    x = _reduced(x.detach().float().cpu().clamp(0, 1))
     if x.shape[0] == 3:
         axis.imshow(x.permute(1, 2, 0), **_look(x))
     else:
@@ -235,7 +248,13 @@ def _look(x: Tensor) -> dict[str, str]:
 
 def _spread(std: Tensor) -> Tensor:
     """Root mean square over channels, (H, W)."""
-    return std.detach().float().cpu().square().mean(0).sqrt()
+    return _reduced(std.detach().float().cpu().square().mean(0, keepdim=True)).sqrt()[0]
+
+
+def _reduced(x: Tensor) -> Tensor:
+    """Average blocks of an image (C, H, W) that has more pixels than a panel can show."""
+    block = max(x.shape[-2:]) // LARGEST
+    return torch.nn.functional.avg_pool2d(x, block) if block > 1 else x
 
 
 def _add_colour_bar(figure: Any, axes: Sequence[Any]) -> None:

@@ -14,6 +14,7 @@ from genprior.solvers import (
     Result,
     Solver,
 )
+from genprior.solvers.chunks import Tracking
 
 
 def default_solver(problem: Problem, prior: Prior) -> Solver:
@@ -47,7 +48,7 @@ def solve(
     num_samples: int = 4,
     generator: Generators = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: Tracking = False,
 ) -> Result:
     """Draw samples of x given y.
 
@@ -59,7 +60,7 @@ def solve(
         num_samples: Samples for each image, S.
         generator: None, one generator or one for each image.
         batch_size: Most rows (image-sample pairs) in flight.
-        progress: Show a bar.
+        progress: Show a bar, or call this with the steps and a label to follow them.
     Returns:
         A Result: samples (B, S, C, H, W), mean, std, cost.
     Raises:

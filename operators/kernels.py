@@ -68,6 +68,8 @@ def motion(
 def from_file(path: str | Path) -> Tensor:
     """Read a kernel from a grey image or an npy file; one that does not sum to one is scaled.
 
+    It is read upright: the picture of one bright pixel, as `Blur` convolves with it.
+
     Raises:
         ValueError: It is not two-dimensional, or its sum is not positive.
     """

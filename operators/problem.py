@@ -48,6 +48,12 @@ class Problem:
                 f"{rows[:8]}: repair them or mark them as missing"
             )
 
+    def __repr__(self) -> str:
+        sizes = f"{_batched(self.operator.image_shape)} -> {tuple(self.y.shape)}"
+        values = ", ".join(f"{k}={_short(v)}" for k, v in vars(self.noise).items())
+        noise = f"{type(self.noise).__name__}({values})"
+        return f"Problem({type(self.operator).__name__} {sizes}, {noise})"
+
     @staticmethod
     def simulate(
         x: Tensor, operator: Operator, noise: Noise, *, generator: Generators = None
@@ -253,6 +259,12 @@ class Decoded(Operator):
 
     def take(self, index: Tensor) -> Self:
         return self if self.rows is None else self._copy_with(operator=self.operator.take(index))
+
+
+def _short(value: Any) -> str:
+    """Say a number, or how many there are."""
+    many = isinstance(value, Tensor) and value.numel() > 1
+    return f"{len(value)} values" if many else f"{float(value):g}"
 
 
 def _batched(shape: Shape) -> str:

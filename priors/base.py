@@ -176,6 +176,11 @@ class Model(nn.Module, ABC):
 class Prior(Model):
     """A distribution over images (B, C, H, W) with pixels in [0, 1] (or on the real line)."""
 
+    def __repr__(self) -> str:
+        numbers = sum(t.numel() for t in self.state_dict().values())
+        sizes = " x ".join("any" if n is None else str(n) for n in self.image_shape)
+        return f"{type(self).__name__}({sizes}, {numbers:,} numbers; {capabilities(self)})"
+
     @abstractmethod
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None

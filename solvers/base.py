@@ -18,7 +18,7 @@ from genprior.operators import GaussianNoise, Problem, fits
 from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
-from genprior.solvers.chunks import Chunk, Solution, join
+from genprior.solvers.chunks import Chunk, Solution, Tracking, join
 from genprior.solvers.result import Result, paired_std
 
 RANKING = (
@@ -122,7 +122,7 @@ class Solver(ABC):
         num_samples: int = 1,
         generator: Generators = None,
         batch_size: int | None = None,
-        progress: bool = False,
+        progress: Tracking = False,
     ) -> Result:
         """Solve B problems at once.
 
@@ -133,7 +133,7 @@ class Solver(ABC):
             generator: None, one generator, or one for each image: image i's samples then depend
                 on generator i alone, not on batch or chunk.
             batch_size: Most rows (image-sample pairs) in flight; images are split first.
-            progress: Show a bar.
+            progress: Show a bar, or call this with the steps and a label to follow them.
         Raises:
             TypeError: The prior, operator or noise is of a kind that the solver does not serve.
             ValueError: Sizes, devices or counts do not fit.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from genprior.operators import Problem
 
 T = TypeVar("T")
+
+Tracking = Union[bool, Callable[[Iterable[Any], str], Iterator[Any]]]  # noqa: UP007 (3.10)
+"""Whether to show a bar, or what follows the steps instead: called with them and a label."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Chunk:
     image_shape: tuple[int, int, int]
     image_generators: list[torch.Generator]
     generators: list[torch.Generator]
-    progress: bool = False
+    progress: Tracking = False
 
     @cached_property
     def rows(self) -> Problem:
@@ -47,6 +50,8 @@ class Chunk:
         """Iterate with a progress bar where one was asked for."""
         if not self.progress:
             return iter(steps)
+        if callable(self.progress):
+            return self.progress(steps, label)
         from tqdm import tqdm
 
         return iter(tqdm(steps, desc=label, leave=False))

@@ -50,6 +50,15 @@ class Result:
     solver: str = ""
     antithetic: bool = False
 
+    def __repr__(self) -> str:
+        images, samples, *shape = self.samples.shape
+        what = "a point estimate" if self.point_estimate else f"{samples} samples"
+        return (
+            f"Result({images} x {what} of {tuple(shape)} by {self.solver or 'no solver'}, "
+            f"{int(self.converged.sum())} of {images} converged, {self.forwards:g} forwards and "
+            f"{self.vjps:g} VJPs per sample, {self.seconds:.3g} s)"
+        )
+
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, replacing it atomically."""
         path = Path(path)

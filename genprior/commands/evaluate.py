@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genprior.commands.outputs import refuse_existing
 from genprior.commands.source import Source
-from genprior.operators import GaussianNoise, Problem
+from genprior.operators import Problem
 from genprior.operators.files import write_atomically
 from genprior.operators.random import spawn
 from genprior.priors import Prior
@@ -54,6 +54,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, not {limit}")
     refuse_existing([Path(out)], force)
+    degradation = degradation.settled(simulate=True)
     prior = solving.load_prior()
     channels, height, width = prior.image_shape
     size = None if height is None or width is None else (height, width)
@@ -90,7 +91,7 @@ def _restore_batch(
     degradation.measured_size((height, width), kernel)
     mask = degradation.draw_mask((height, width), generators, count=len(x))
     operator = degradation.operator((channels, height, width), mask=mask, kernel=kernel).to(device)
-    noise = GaussianNoise(degradation.noise_std(None))
+    noise, _ = degradation.noise(None)
     problem = Problem.simulate(x, operator, noise, generator=generators)
     result = solving.run(problem, prior, generator=generators)
     scores = score(result, problem, x)

@@ -1,13 +1,30 @@
-"""What is refused before any work: results that would be overwritten, places closed to writing."""
+"""What is refused before any work, and how a run is told so that it can be repeated."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import inspect
 import os
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def refuse_existing(paths: list[Path], force: bool) -> None:
-    """Raise a FileExistsError before any work if a result would be overwritten."""
+    """Raise an OSError before any work if a result cannot be written, or would replace another.
+
+    Args:
+        paths: Files that will be written; their folders may still have to be made.
+        force: Replace files that are there. What is no regular file is never replaced.
+    """
+    for folder in {path.parent for path in paths}:
+        refuse_unwritable(folder)
+    for path in paths:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise FileExistsError(f"{path} is {kind} and is not replaced: write elsewhere")
     found = [path for path in paths if path.exists()]
     if found and not force:
         raise FileExistsError(
@@ -25,3 +42,32 @@ def refuse_unwritable(folder: Path) -> None:
         raise NotADirectoryError(f"--out {folder}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"--out {folder}: {there} cannot be written to")
+
+
+def sha256(path: str | None) -> str | None:
+    """Hash a file; None where there is none, as for masks that are drawn."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def command_line(command: Callable[..., None], options: dict[str, Any], *groups: Any) -> str:
+    """Write the line that repeats a run: what differs from the defaults, and the prior.
+
+    Args:
+        command: Its function.
+        options: Its own; `photo` needs no name.
+        groups: Dataclasses of more.
+    """
+    words = ["genprior", command.__name__, str(options["photo"])]
+    defaults = {p.name: p.default for p in inspect.signature(command).parameters.values()}
+    given = {k: v for k, v in options.items() if k != "photo" and v != defaults[k]}
+    for group in groups:
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if value != field.default or field.name == "prior":
+                given[field.name] = value
+    for key, value in given.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words += [f"--{key.replace('_', '-')}", text.replace("(", "[").replace(")", "]")]
+    return shlex.join(words)

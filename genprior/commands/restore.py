@@ -6,23 +6,33 @@ import json
 import math
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from genprior.commands.outputs import refuse_existing, refuse_unwritable
+from genprior.commands.outputs import command_line, refuse_existing, sha256
 from genprior.data import read_image, write_image
 from genprior.data.files import image_size
 from genprior.operators import GaussianNoise, Problem
+from genprior.pretrained.loader import card
+from genprior.priors import Prior
 from genprior.restoration import memory
 from genprior.restoration.degradation import Degradation
-from genprior.restoration.posing import Fit, pose
-from genprior.restoration.scores import score
+from genprior.restoration.kernel_estimate import find_kernel
+from genprior.restoration.posing import Fit, Posed, pose
+from genprior.restoration.progress import Progress, duration, seconds_needed
+from genprior.restoration.scores import residual, score
 from genprior.restoration.settings import Solving
+from genprior.restoration.windows import solve_windows
 from genprior.solvers import Result
+from genprior.solvers.base import image_shape, rows_in_flight
 from genprior.solvers.latent.latent_sampler import R_HAT
+
+MEASUREMENT = ("measurement.png", "measurement.npy")
+"""What a simulation writes of its measurement."""
 
 
 def restore(
@@ -36,11 +46,13 @@ def restore(
     size: int | tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
     bits: Literal[8, 16] = 8,
+    keep: bool | None = None,
     force: bool = False,
 ) -> None:
     """Restore a photo. Writes sample_N.png, mean.png, std.png, comparison.png, result.json.
 
     In std.png white is a standard deviation of 0.5, the largest that pixels in [0, 1] can have.
+    A simulation also writes measurement.png, and measurement.npy where the noise leaves [0, 1].
 
     Args:
         photo: The measurement, or with `simulate` the truth: an image file.
@@ -52,28 +64,89 @@ def restore(
             file is treated alike.
         size: Height and width to fit the photo to, or one number for both, for priors that serve
             any size.
-        channels: Turn the photo grey (1) or into colour (3) first.
+        channels: Turn the photo grey (1). A grey photo and a prior of colour images go together
+            as they are.
         bits: Depth of the images written.
+        keep: For inpaint: give measured pixels back as they were, and work round the holes only.
+            The default unless the degradation is simulated; `--keep false` takes their noise out
+            too, and works on the whole photo.
         force: Replace results that are there; samples of an earlier run are removed.
     """
+    options = {k: v for k, v in locals().items() if k not in ("degradation", "solving")}
     folder = Path(out)
-    refuse_unwritable(folder)
     names = [f"sample_{i + 1}.png" for i in range(solving.samples)]
-    names += ["mean.png", "std.png", "comparison.png", "result.json"]
+    names += ["mean.png", "std.png", "comparison.png", "result.json", *MEASUREMENT]
     refuse_existing([*(folder / name for name in names), *_samples_in(folder)], force)
+    settled = degradation.settled(simulate=simulate)
     prior = solving.load_prior()
     if not photo.lower().endswith(".npy"):
         memory.refuse_to_decode(photo, image_size(photo))
-    given = read_image(photo, channels=channels)
-    wanted = (size, size) if isinstance(size, int) else size
-    problem, truth = pose(
-        given, degradation, prior, solving=solving, simulate=simulate, fit=fit, size=wanted
+    given = read_image(photo, channels=1 if channels == 1 else None)
+    settled, evidence = _with_kernel(given, settled, prior, fit)
+    posed = pose(
+        given,
+        settled,
+        prior,
+        solving=solving,
+        simulate=simulate,
+        fit=fit,
+        size=(size, size) if isinstance(size, int) else size,
+        keep=(not simulate and settled.task == "inpaint") if keep is None else keep,
     )
-    result = solving.run(problem, prior)
-    report = _report(result, problem, truth, degradation, solving)
-    report["precision"] = "bf16" if getattr(prior, "autocast", None) else "fp32"
-    _write(folder, result, problem, truth, report, bits)
-    _print(report, problem, folder)
+    sources = _sources(photo, settled, solving)
+    result = posed.as_measured(_solved(posed, prior, solving))
+    left = residual(result, posed.inside()).item()
+    result = posed.framed(posed.kept(result) if posed.keep else result)
+    report = {
+        **_report(result, posed, settled, solving, left),
+        "precision": "bf16" if getattr(prior, "autocast", None) else "fp32",
+        **sources,
+        "kernel_evidence": evidence,
+        "command": command_line(restore, options, degradation, solving),
+    }
+    _write(folder, result, posed, report, bits)
+    _print(report, posed.measured, folder)
+
+
+def _with_kernel(
+    photo: Tensor, degradation: Degradation, prior: Prior, fit: Fit | None
+) -> tuple[Degradation, dict[str, float] | None]:
+    """Find the kernel of `--kernel auto`; print the evidence of the best of each kind."""
+    if degradation.kernel != "auto":
+        return degradation, None
+    if fit == "resize":
+        raise ValueError("--kernel auto measures the photo's own pixels: --fit resize alters them")
+    noise = degradation.noise(photo)[0]
+    assert isinstance(noise, GaussianNoise)
+    circular = degradation.boundary == "circular"
+    name, evidence, exact = find_kernel(photo, prior, float(noise.sigma), circular=circular)
+    print(f"kernel    {name}, {'by the exact evidence' if exact else 'an estimate'}:", flush=True)
+    for other in sorted(evidence, key=lambda key: evidence[key], reverse=True)[:8]:
+        print(f"          {other:15} {evidence[other] - evidence[name]:10.1f} nats")
+    return replace(degradation, kernel=name), evidence
+
+
+def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
+    """Solve what was posed, having said about how long it takes."""
+    problem, windows = posed.problem, posed.windows
+    channels, height, width = image_shape(problem, prior)
+    sizes = [(r.stop - r.start, c.stop - c.start) for r, c in windows or []] or [(height, width)]
+    solver = solving.find_solver(problem, prior)
+    solving.set_precision(prior, max(sizes, key=math.prod), problem.device)
+    expected = seconds_needed(solver, prior, sizes, solving.samples)
+    if expected is not None:
+        work = f"{len(sizes)} window(s) round the holes" if windows else "the whole photo"
+        print(f"expected  {duration(expected)} for {work}", flush=True)
+    generator = torch.Generator().manual_seed(solving.seed + 1)
+    rows = (
+        rows_in_flight(solver, solving.samples, (channels, *s), solving.batch_size) for s in sizes
+    )
+    with Progress(sum(math.ceil(solving.samples / n) for n in rows)) as progress:
+
+        def solve(part: Problem) -> Result:
+            return solving.run(part, prior, generator=generator, progress=progress)
+
+        return solve(problem) if windows is None else solve_windows(problem, windows, solve)
 
 
 def _samples_in(folder: Path) -> list[Path]:
@@ -81,19 +154,14 @@ def _samples_in(folder: Path) -> list[Path]:
     return [p for p in folder.glob("sample_*.png") if p.stem.removeprefix("sample_").isdigit()]
 
 
-def _write(
-    folder: Path,
-    result: Result,
-    problem: Problem,
-    truth: Tensor | None,
-    report: dict[str, Any],
-    bits: int,
-) -> None:
+def _write(folder: Path, result: Result, posed: Posed, report: dict[str, Any], bits: int) -> None:
     """Write every file or none: into a folder beside the results, then move them.
 
     What an earlier run left and this one does not replace, such as more samples, is removed: the
     folder would show two restorations as one.
     """
+    import numpy as np
+
     from genprior.plots import show
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +172,16 @@ def _write(
         write_image(partial / "mean.png", result.mean[0], bits=bits)
         if result.std is not None:
             write_image(partial / "std.png", result.std[0] * 2, bits=bits)
-        show(result, problem, truth, path=partial / "comparison.png")
+        show(result, posed.measured, posed.truth, path=partial / "comparison.png")
+        y = posed.measured.y[0]
+        if posed.truth is not None and y.shape[0] in (1, 3):
+            write_image(partial / "measurement.png", y, bits=bits)
+            if bool(((y < 0) | (y > 1)).any()):
+                np.save(partial / "measurement.npy", y.cpu().numpy())
         (partial / "result.json").write_text(json.dumps(report, indent=2) + "\n")
         written = {path.name for path in partial.iterdir()}
-        for stale in (*_samples_in(folder), folder / "std.png"):
+        measured = (folder / name for name in MEASUREMENT)
+        for stale in (*_samples_in(folder), folder / "std.png", *measured):
             if stale.name not in written:
                 stale.unlink(missing_ok=True)
         for name in written:
@@ -115,21 +189,34 @@ def _write(
 
 
 def _report(
-    result: Result,
-    problem: Problem,
-    truth: Tensor | None,
-    degradation: Degradation,
-    solving: Solving,
+    result: Result, posed: Posed, degradation: Degradation, solving: Solving, residual: float
 ) -> dict[str, Any]:
     """What result.json holds; a score that is not finite is null."""
-    scores = {name: values.item() for name, values in score(result, problem, truth).items()}
+    found = score(result, posed.measured, posed.truth) if posed.truth is not None else {}
+    scores = {name: values.item() for name, values in found.items()}
+    scores["residual_in_sigma"] = residual
     if "r_hat" in result.trace:
         scores["r_hat"] = result.trace["r_hat"][-1].item()
+    noise = posed.measured.noise
+    # free of the noise's own float32 rounding
+    sigma = noise.sigma if isinstance(noise, GaussianNoise) else math.nan
     return {
         "prior": solving.prior,
         "solver": result.solver,
         "task": degradation.task,
-        "sigma": _sigma(problem),
+        "sigma": float(f"{float(sigma):.6g}") if isinstance(noise, GaussianNoise) else None,
+        "noise_from": posed.noise_from,
+        "peak": degradation.peak,
+        "mask": degradation.mask,
+        "kernel": degradation.kernel,
+        "boundary": degradation.boundary if degradation.kernel else None,
+        "factor": degradation.factor,
+        "size": list(result.mean.shape[2:]),
+        "kept": posed.keep,
+        "windows": None
+        if posed.windows is None
+        else [[r.start, r.stop, c.start, c.stop] for r, c in posed.windows],
+        "grey": posed.grey,
         "samples": result.samples.shape[1],
         "antithetic": result.antithetic,
         "seed": solving.seed,
@@ -141,17 +228,25 @@ def _report(
     }
 
 
-def _sigma(problem: Problem) -> float:
-    """The noise std, free of the noise's own float32 rounding."""
-    assert isinstance(problem.noise, GaussianNoise)
-    return float(f"{float(torch.as_tensor(problem.noise.sigma)):.6g}")
+def _sources(photo: str, degradation: Degradation, solving: Solving) -> dict[str, Any]:
+    """Versions and hashes of what went in."""
+    from genprior import __version__
+
+    return {
+        "version": __version__,
+        "weights_sha256": card(solving.prior)["sha256"],
+        "photo_sha256": sha256(photo),
+        "mask_sha256": sha256(degradation.mask),
+        "kernel_sha256": sha256(degradation.kernel),
+    }
 
 
 def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
     observed = problem.operator.observed
     if observed is not None:
         print(f"measured  {observed.float().mean():.1%} of the pixels")
-    print(f"prior     {report['prior']}")
+    default = " (the default)" if report["prior"] == Solving().prior else ""
+    print(f"prior     {report['prior']}{default}")
     pairs = " in antithetic pairs" if report["antithetic"] else ""
     print(f"solver    {report['solver'].partition('(')[0]}, {report['samples']} samples{pairs}")
     print(
@@ -159,7 +254,10 @@ def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
         f"{report['seconds']:.1f} s"
     )
     if report["residual_in_sigma"] is not None:
-        print(f"residual  {report['residual_in_sigma']:.3f} sigma (sigma {report['sigma']:.4g})")
+        print(
+            f"residual  {report['residual_in_sigma']:.3f} sigma (sigma {report['sigma']:.4g}, "
+            f"{report['noise_from']})"
+        )
     if "psnr_mean" in report and report["psnr_mean"] is not None:
         print(f"PSNR      {report['psnr_mean']:.2f} dB of the mean")
     if "coverage_90" in report:
@@ -168,4 +266,6 @@ def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
         print(f"R-hat     {report['r_hat']:.2f} (chains that agree are below {R_HAT})")
     if not report["converged"]:
         print("NOT CONVERGED: do not trust this result")
+    if report["kept"]:
+        print("kept      measured pixels as they were; --keep false takes noise out of them too")
     print(f"wrote     {folder}")

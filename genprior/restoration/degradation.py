@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from genprior.operators import Blur, Downsampling, Identity, Inpainting, LinearOperator
+from genprior.operators import (
+    Blur,
+    Downsampling,
+    GaussianNoise,
+    Identity,
+    Inpainting,
+    LinearOperator,
+    PoissonNoise,
+)
 from genprior.operators import kernels as kernel_shapes
 from genprior.operators import masks as mask_shapes
+from genprior.operators.noise import Noise
 from genprior.operators.random import Generators
 from genprior.restoration.noise_estimate import estimated_noise
 
 Size = tuple[int, int]
+
+USUAL = 0.01
+"""Noise std of an inpainting that says nothing of it, where the photo does not show it."""
+
+DRAWN = ("box", "random", "half", "stripes", "strokes")
+"""Kinds of masks that are drawn at the size of the photo."""
+
+REACH = 4
+"""Pixels: what lies farther from all that is measured is the inside of a compact hole."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +51,15 @@ class Degradation:
         mask_threshold: In (0, 1): grey levels of a mask file from here on count as white. Without
             it a mask must be black and white.
         kernel: For deblur: gaussian:STD, motion:LENGTH,ANGLE, disk:RADIUS, uniform:SIZE, or a
-            file (image or .npy).
-        boundary: For deblur: circular (the image wraps around) or valid (the photo shows only
-            what the kernel could see whole, so the restored image is larger).
+            file (image or .npy) that shows what the blur makes of one bright pixel; or auto: the
+            Gaussian, disk or straight motion that the photo speaks for most, an estimate.
+        boundary: For deblur: valid (as in a camera: what lies beyond the photo's borders is
+            blurred into it, is solved for, and cut away) or circular (the image wraps around).
+            valid by default, circular where the blur is simulated.
         factor: For superres: how many times larger the image is than the photo.
         sigma: Noise std for pixels in [0, 1], as 0.1 or 25/255, or auto: estimated from the photo.
-            0.01 by default for inpaint, required elsewhere.
+            auto by default; where the noise is simulated, 0.01 for inpaint, required elsewhere.
+        peak: For photon (Poisson) noise instead of sigma: the mean count of a white pixel.
     """
 
     task: Literal["inpaint", "denoise", "deblur", "superres"]
@@ -46,9 +67,10 @@ class Degradation:
     invert_mask: bool = False
     mask_threshold: float | None = None
     kernel: str | None = None
-    boundary: Literal["circular", "valid"] = "circular"
+    boundary: Literal["circular", "valid"] | None = None
     factor: int | None = None
     sigma: str | None = None
+    peak: float | None = None
 
     def __post_init__(self) -> None:
         needs = {"inpaint": "mask", "deblur": "kernel", "superres": "factor"}
@@ -64,50 +86,87 @@ class Degradation:
             raise ValueError(f"--mask-threshold must be in (0, 1), not {self.mask_threshold}")
         if self.factor is not None and self.factor < 1:
             raise ValueError(f"--factor must be at least 1, not {self.factor}")
-        if self.sigma is None and self.task != "inpaint":
-            raise ValueError(
-                f"--task {self.task} needs --sigma, the noise std for pixels in [0, 1]: a number "
-                "as 0.05, a fraction as 25/255, or auto"
-            )
+        if self.boundary is not None and self.task != "deblur":
+            raise ValueError(f"--boundary is for --task deblur, not for {self.task}")
+        if self.peak is not None and self.sigma is not None:
+            raise ValueError("--peak is for photon noise, --sigma for Gaussian: give one of them")
+        if self.peak is not None and self.kernel == "auto":
+            raise ValueError("--kernel auto is for Gaussian noise: give --sigma, not --peak")
+        if self.peak is not None and not 0 < self.peak < float("inf"):
+            raise ValueError(f"--peak must be a positive count of photons, not {self.peak}")
         if self.sigma not in (None, "auto"):
             self._number(self.sigma or "")
 
-    def noise_std(self, photo: Tensor | None, mask: Tensor | None = None) -> float:
-        """Return sigma; `auto` estimates it from the photo, None if there is none.
+    def settled(self, *, simulate: bool) -> Degradation:
+        """Fill in what was left open, as a simulation or a camera has it.
+
+        Raises:
+            ValueError: Noise is to be simulated, and nothing says how much.
+        """
+        if simulate and self.kernel == "auto":
+            raise ValueError(
+                "--kernel auto finds the blur of a photo that has one; with --simulate, and in "
+                "evaluate, say which it is to have"
+            )
+        if simulate and self.sigma is self.peak is None and self.task != "inpaint":
+            raise ValueError(
+                f"--task {self.task} with simulated noise needs --sigma, the noise std for pixels "
+                "in [0, 1]: a number as 0.05, or a fraction as 25/255"
+            )
+        if self.task != "deblur" or self.boundary is not None:
+            return self
+        return replace(self, boundary="circular" if simulate else "valid")
+
+    def noise(self, photo: Tensor | None, mask: Tensor | None = None) -> tuple[Noise, str]:
+        """Return the noise, and in words where its strength comes from.
 
         Args:
-            photo: (C, H, W).
+            photo: (C, H, W), to estimate it from; None if it is to be simulated.
             mask: (1, 1, H, W), True where measured.
         Raises:
             ValueError: There is nothing to estimate it from.
         """
-        if self.sigma is None:
-            return 0.01
-        if self.sigma != "auto":
-            return self._number(self.sigma)
+        if self.peak is not None:
+            return PoissonNoise(self.peak), "given"
+        if self.sigma not in (None, "auto"):
+            return GaussianNoise(self._number(self.sigma or "")), "given"
+        if photo is None and self.sigma is None:
+            return GaussianNoise(USUAL), "the default"
         if photo is None:
             raise ValueError(
                 "--sigma auto measures the noise of a photo; with --simulate, and in evaluate, "
                 "there is none yet: give a number"
             )
-        found = estimated_noise(photo, None if mask is None else mask[0])
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            found = estimated_noise(photo, None if mask is None else mask[0])
+        if self.task == "inpaint" and self.sigma is None and (doubts or found <= 1e-4):
+            return GaussianNoise(USUAL), "the default: the photo does not show its noise clearly"
+        for doubt in doubts:
+            warnings.warn(str(doubt.message), stacklevel=2)
         if found > 1e-4:
-            return found
+            return GaussianNoise(found), "estimated from the photo"
         raise ValueError(
-            "--sigma auto found no noise to measure: the photo is flat, too small, or too little "
-            "of it is whole. Give a number"
+            "--sigma auto, the default for a photo, found no noise to measure: the photo is flat, "
+            "too small, or too little of it is whole. Give a number"
         )
 
     @staticmethod
     def _number(text: str) -> float:
-        top, _, bottom = text.partition("/")
+        top, slash, bottom = text.partition("/")
         try:
-            value = float(top) / (float(bottom) if bottom else 1.0)
+            value = float(top) / (float(bottom) if slash else 1.0)
         except (ValueError, ZeroDivisionError):
-            value = math.nan
-        if not 0 <= value < math.inf:
+            value = float("nan")
+        if not 0 <= value < float("inf"):
             raise ValueError(
-                f"--sigma must be a number >= 0 as 0.05, a fraction as 25/255, or auto, not {text}"
+                f"--sigma must be a number in [0, 1] as 0.05, a fraction as 25/255, or auto, not "
+                f"{text}"
+            )
+        if value > 1:
+            raise ValueError(
+                f"--sigma {text} is above 1, the range from black to white: 25 grey levels of 8 "
+                "bits are written as 25/255"
             )
         return value
 
@@ -121,7 +180,12 @@ class Degradation:
                 )
             return image[0] // self.factor, image[1] // self.factor
         if kernel is not None and self.boundary == "valid":
-            return image[0] - kernel.shape[0] + 1, image[1] - kernel.shape[1] + 1
+            seen = image[0] - kernel.shape[0] + 1, image[1] - kernel.shape[1] + 1
+            if min(seen) < 1:
+                raise ValueError(
+                    f"the kernel {tuple(kernel.shape)} exceeds the image {image}: make it smaller"
+                )
+            return seen
         return image
 
     def image_size(self, measured: Size, kernel: Tensor | None) -> Size:
@@ -131,6 +195,13 @@ class Degradation:
         if kernel is not None and self.boundary == "valid":
             return measured[0] + kernel.shape[0] - 1, measured[1] + kernel.shape[1] - 1
         return measured
+
+    def border(self, kernel: Tensor) -> Size:
+        """Return how far (down, right) in the image the measurement's first pixel lies."""
+        if self.boundary != "valid":
+            return 0, 0
+        height, width = kernel.shape
+        return height - 1 - height // 2, width - 1 - width // 2
 
     def draw_kernel(self) -> Tensor | None:
         """Make the kernel (h, w), or None where the task has none."""
@@ -146,6 +217,11 @@ class Degradation:
         if numbers is None:
             return kernel_shapes.from_file(self.kernel)
         return _call(shapes[name], "kernel", self.kernel, numbers)
+
+    @property
+    def mask_is_file(self) -> bool:
+        """Whether the mask is a file, of a size of its own, and not drawn."""
+        return self.mask is not None and self.mask.partition(":")[0] not in DRAWN
 
     def draw_mask(self, size: Size, generators: Generators, *, count: int = 1) -> Tensor | None:
         """Make masks (count or 1, 1, H, W), True where measured; None if the task has none."""
@@ -165,9 +241,11 @@ class Degradation:
         }
         name, numbers = _parse("mask", self.mask, shapes)
         if numbers is None:
-            return mask_shapes.from_file(
+            mask = mask_shapes.from_file(
                 self.mask, invert=self.invert_mask, threshold=self.mask_threshold
             )[None]
+            _warn_if_inverted(mask, self.mask)
+            return mask
         mask = _call(shapes[name], "mask", self.mask, numbers)
         mask = mask if mask.ndim == 4 else mask[None]
         return ~mask if self.invert_mask else mask
@@ -179,10 +257,22 @@ class Degradation:
         if mask is not None:
             return Inpainting(mask, image_shape=image_shape)
         if kernel is not None:
-            return Blur(kernel, image_shape, boundary=self.boundary)
+            return Blur(kernel, image_shape, boundary=self.boundary or "circular")
         if self.factor is not None:
             return Downsampling(self.factor, image_shape)
         return Identity(image_shape)
+
+
+def _warn_if_inverted(mask: Tensor, name: str) -> None:
+    """Warn where most is missing, and most of that lies inside compact holes."""
+    missing = 1 - mask.double().mean().item()
+    inside = torch.nn.functional.max_pool2d(mask.float(), 2 * REACH + 1, 1, REACH) == 0
+    if missing > 0.5 and inside.double().mean().item() > missing / 2:
+        warnings.warn(
+            f"{name}: black is missing, here {missing:.1%} of the pixels in large holes. If white "
+            "is the hole, --invert-mask swaps them",
+            stacklevel=2,
+        )
 
 
 def _parse(

@@ -41,6 +41,11 @@ def needed(shape: Shape, *, kept: float, tiled: bool, rows: int, samples: int) -
     return image * (ROW_TENSORS * rows + 3 * samples + WHOLE_TENSORS) + round(kept * piece * rows)
 
 
+def held(shape: Shape, samples: int) -> int:
+    """Estimate the bytes that a photo and its restorations take beside the work in windows."""
+    return 4 * math.prod(shape) * (3 * samples + 8)
+
+
 def kept_for_gradient(prior: Prior, side: int = 64) -> float:
     """Measure the bytes for each pixel that a denoiser keeps for its gradient; 0 for others."""
     channels, height, width = prior.image_shape
@@ -106,6 +111,7 @@ def refuse_too_large(
     samples: int,
     device: torch.device,
     enlarged: int = 1,
+    besides: int = 0,
 ) -> None:
     """Raise a MemoryError before any work, saying what would fit.
 
@@ -116,6 +122,7 @@ def refuse_too_large(
         samples: Samples asked for.
         device: Where the work would be done.
         enlarged: How many times larger the restored image is than the photo.
+        besides: Bytes taken by what is not worked on.
     Raises:
         MemoryError: The restoration would take more than is free.
     """
@@ -126,7 +133,7 @@ def refuse_too_large(
     kept = kept_for_gradient(prior)
 
     def takes(shape: Shape, rows: int, samples: int) -> int:
-        return needed(shape, kept=kept, tiled=tiled, rows=rows, samples=samples)
+        return besides + needed(shape, kept=kept, tiled=tiled, rows=rows, samples=samples)
 
     if takes(shape, rows, samples) <= free:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +17,13 @@ from genprior.pretrained import load
 from genprior.priors import Diffusion, Prior
 from genprior.priors.base import as_prior
 from genprior.restoration import memory
+from genprior.restoration.degradation import Size
+from genprior.restoration.progress import too_costly
+from genprior.restoration.windows import Window
 from genprior.solve import default_solver, solve
-from genprior.solvers import Result, Solver, available
+from genprior.solvers import MMPS, Result, Solver, available
 from genprior.solvers.base import image_shape, rows_in_flight
+from genprior.solvers.chunks import Tracking
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -32,7 +37,8 @@ class Solving:
     """How to restore.
 
     Attributes:
-        prior: Name of a shipped prior (`genprior priors` lists them) or a weights file.
+        prior: Name of a shipped prior (`genprior priors` lists them) or a weights file; by default
+            one of photos of any size.
         solver: Name of a solver (`genprior solvers` lists them); the best that fits by default.
         steps: Its steps, for solvers that walk.
         samples: Posterior samples for each image.
@@ -45,7 +51,7 @@ class Solving:
             can and there are 4, 6, ... of them; `--antithetic false` turns it off.
     """
 
-    prior: str
+    prior: str = "photos-diffusion"
     solver: str | None = None
     steps: int | None = None
     samples: int = 4
@@ -62,20 +68,23 @@ class Solving:
     def load_prior(self) -> Prior:
         return as_prior(load(self.prior, device=find_device(self.device)))
 
-    def _set_precision(self, problem: Problem, prior: Prior) -> None:
-        """Choose how the network of a prior that `load_prior` gave computes."""
+    def set_precision(self, prior: Prior, size: Size, device: torch.device) -> None:
+        """Choose how the network of a prior that `load_prior` gave computes on images (H, W)."""
         if not isinstance(prior, Diffusion):
             if self.precision == "bf16":
                 raise ValueError(f"--precision bf16 is for diffusion priors, not {self.prior}")
             return
-        _, height, width = image_shape(problem, prior)
-        fast = height * width >= LARGE and has_bfloat16(problem.device)
-        if self.precision == "bf16" or (self.precision == "auto" and fast):
-            prior.autocast = torch.bfloat16
+        fast = size[0] * size[1] >= LARGE and has_bfloat16(device)
+        half = self.precision == "bf16" or (self.precision == "auto" and fast)
+        prior.autocast = torch.bfloat16 if half else None
 
     def find_solver(self, problem: Problem, prior: Prior) -> Solver:
         """Make the solver that was asked for, else the default one."""
-        solver = self._named_solver() or default_solver(problem, prior)
+        solver = self._named_solver()
+        if solver is None:
+            solver = default_solver(problem, prior)
+            if too_costly(solver, prior, problem):
+                solver = MMPS()
         known = {field.name for field in dataclasses.fields(solver)}
         changes = {}
         if self.steps is not None:
@@ -99,18 +108,28 @@ class Solving:
         return Solver.registry[names[self.solver.lower()]]()
 
     def refuse_too_large(
-        self, prior: Prior, shape: tuple[int, int, int], *, enlarged: int = 1
+        self,
+        prior: Prior,
+        shape: tuple[int, int, int],
+        *,
+        windows: list[Window] | None = None,
+        enlarged: int = 1,
     ) -> None:
         """Raise a MemoryError if restoring one image (C, H, W) would take more than is free.
 
         Args:
             prior: What restores it.
             shape: Of the restored image.
+            windows: The parts of it that are worked on one after the other, if not the whole.
             enlarged: How many times larger it is than the photo.
         """
         if None not in prior.image_shape:
             return  # of a size that the prior was trained at
-        solver = self._named_solver()
+        solver, besides = self._named_solver(), 0
+        if windows is not None:
+            besides = memory.held(shape, self.samples)
+            sizes = ((r.stop - r.start, c.stop - c.start) for r, c in windows)
+            shape = (shape[0], *max(sizes, key=math.prod))
         rows = rows_in_flight(solver, self.samples, shape, self.batch_size)
         memory.refuse_too_large(
             prior,
@@ -119,11 +138,19 @@ class Solving:
             samples=self.samples,
             device=find_device(self.device),
             enlarged=enlarged,
+            besides=besides,
         )
 
-    def run(self, problem: Problem, prior: Prior, *, generator: Generators = None) -> Result:
-        """Solve, with a progress bar if the output is a terminal."""
-        self._set_precision(problem, prior)
+    def run(
+        self,
+        problem: Problem,
+        prior: Prior,
+        *,
+        generator: Generators = None,
+        progress: Tracking | None = None,
+    ) -> Result:
+        """Solve, with a progress bar if the output is a terminal, or as `progress` says."""
+        self.set_precision(prior, image_shape(problem, prior)[1:], problem.device)
         return solve(
             problem,
             prior,
@@ -131,7 +158,7 @@ class Solving:
             num_samples=self.samples,
             generator=generator or torch.Generator().manual_seed(self.seed + 1),
             batch_size=self.batch_size,
-            progress=sys.stderr.isatty(),
+            progress=sys.stderr.isatty() if progress is None else progress,
         )
 
 

@@ -90,7 +90,11 @@ class _Convolution(LinearOperator):
 
 
 class Blur(_Convolution):
-    """y = kernel * x, every channel by itself.
+    """y = kernel * x, every channel by itself: a convolution, not a correlation.
+
+        y[p] = sum_q kernel[q] x[p - q],  q from the kernel's centre
+
+    One bright pixel becomes the kernel, upright.
 
     "circular" wraps around the borders. "valid" keeps the pixels that need nothing from beyond
     them: y is smaller by (h - 1, w - 1), and solves are iterative.

@@ -213,10 +213,11 @@ def test_prior_of_another_size_or_channel_count(place, capsys):
         problem = Problem(torch.full((1, *shape), 0.5), Identity(shape), GaussianNoise(0.1))
         with pytest.raises(ValueError, match=re.escape(str(shape))):
             genprior.solve(problem, prior)
-    write_image(place.photo, torch.full((1, SIDE, SIDE), 0.5), force=True)
-    said = refused(capsys, place, *restore(place, *DENOISE))
-    assert "1 channel" in said
-    assert "--channels 3" in said
+    grey = place.prior.with_name("grey.safetensors")
+    smooth_gaussian(1).save(grey)
+    said = refused(capsys, place, *restore(place, *DENOISE, prior=grey))
+    assert "3 channel" in said
+    assert "--channels 1" in said
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,8 @@ def test_kernel_that_does_not_sum_to_one(place, capsys):
     """Would catch a photo restored twice as bright, and a correction made in silence."""
     kernel = place.photo.with_name("kernel.npy")
     np.save(kernel, np.full((3, 3), 0.25))
-    words = restore(place, "--task", "deblur", "--kernel", kernel, "--sigma", "0.1")
+    words = ("--task", "deblur", "--kernel", kernel, "--sigma", "0.1", "--boundary", "circular")
+    words = restore(place, *words)
     assert main([str(word) for word in words]) == 0
     assert re.search(r"warning: .*2\.25", capsys.readouterr().err)
 

@@ -36,7 +36,8 @@ def restore(place, *words, prior=None):
 def test_restore_equals_the_library(place):
     """Would catch a mask read the wrong way round, sigma in other units, or the photo degraded
     although it is the measurement."""
-    report = restore(place, "--task", "inpaint", "--mask", place.mask, "--sigma", "5/255")
+    words = ("--mask", place.mask, "--sigma", "5/255", "--keep", "false")
+    report = restore(place, "--task", "inpaint", *words)
     y = read_image(place.photo)[None]
     mask = torch.ones(1, SIDE, SIDE, dtype=torch.bool)
     mask[:, 4:10, 4:10] = False
@@ -274,9 +275,10 @@ def test_demo(tmp_path, capsys, monkeypatch):
 def test_as_a_process(place):
     """Would catch an entry point whose exit status is lost, and a traceback on a wrong input."""
     words = [sys.executable, "-m", "genprior.cli", "restore", str(place.photo)]
-    words += ["--task", "denoise", "--prior", str(place.prior), "--out", str(place.out)]
+    words += ["--task", "denoise", "--simulate", "--prior", str(place.prior)]
+    words += ["--out", str(place.out)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("genprior: error: --task denoise needs --sigma")
+    assert done.stderr.startswith("genprior: error: --task denoise with simulated noise needs")
     assert done.stderr.count("\n") == 1
     assert not place.out.exists()

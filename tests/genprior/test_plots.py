@@ -1,6 +1,7 @@
 """Pictures, read back: what is drawn where, and in which grey levels."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from genprior.operators import (
     Problem,
     masks,
 )
+from genprior.priors import Gaussian
 from genprior.solvers import Result
 
 
@@ -34,6 +36,38 @@ def result(shape, samples=4, *, seed=0):
         vjps=0.0,
         seconds=0.0,
     )
+
+
+def test_figures_show_themselves():
+    """Catches figures that a notebook shows as words, unless a magic word was said before."""
+    problem = Problem(torch.zeros(1, 1, 8, 8), Identity((1, 8, 8)), GaussianNoise(0.1))
+    picture = plots.show(result((1, 1, 8, 8)), problem)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+
+
+def test_one_line_says_what_it_is():
+    """Catches a result or a prior printed as pages of numbers, and one that says no sizes."""
+    noise = GaussianNoise(torch.tensor([0.1, 0.2]))
+    problem = Problem(torch.zeros(2, 1, 8, 8), Identity((1, 8, 8)), noise)
+    prior = Gaussian(torch.zeros(1, 8, 8), torch.zeros(2, 1, 8, 8))
+    for thing, says in (
+        (result((2, 1, 8, 8)), "2 x 4 samples of (1, 8, 8)"),
+        (problem, "Identity (B, 1, 8, 8) -> (2, 1, 8, 8), GaussianNoise(sigma=2 values)"),
+        (prior, "Gaussian(1 x 8 x 8"),
+    ):
+        assert says in repr(thing)
+        assert "\n" not in repr(thing)
+
+
+def test_large_images_are_averaged_to_be_drawn(tmp_path):
+    """Catches panels of twelve million pixels each, or every fourth pixel shown instead."""
+    stripes = (torch.arange(4100) % 2).float().expand(1, 1, 8, 4100)
+    drawn = result((1, 1, 8, 4100))
+    drawn = replace(drawn, mean=stripes)
+    problem = Problem(stripes, Identity((1, 8, 4100)), GaussianNoise(0.1))
+    mean = shown(plots.show(drawn, problem))["posterior mean"]
+    assert mean.shape[:2] == (2, 1025)
+    assert abs(mean - 0.5).max() < 1e-6
 
 
 def shown(figure, row=0):
