@@ -94,6 +94,10 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         """Return log p(x) in nats, (B,)."""
         return self._log_joint(x, self.bandwidth.to(x).square().expand(len(x))).logsumexp(1)
 
+    def modes(self, x: Tensor) -> Tensor:
+        """Return the number of the image that explains each x (B, C, H, W) best, (B,) int64."""
+        return squared_distances(x, self.images.to(x)).argmin(1)
+
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return E[x0 | x0 + sigma n = x].
 
