@@ -17,6 +17,7 @@ from genprior.priors.diffusion import parametrisations
 from genprior.priors.diffusion.diffusion import Diffusion
 from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
 from genprior.priors.diffusion.unet import UNet
+from genprior.priors.gaussian.empirical import Empirical
 from genprior.priors.gaussian.gaussian import Gaussian
 from genprior.priors.gaussian.mixture import GaussianMixture
 from genprior.priors.gaussian.texture.stationary import StationaryGaussian
@@ -33,6 +34,7 @@ __all__ = [
     "DenoisingPrior",
     "DensityPrior",
     "Diffusion",
+    "Empirical",
     "EncodingPrior",
     "ExactPrior",
     "Gaussian",

@@ -20,7 +20,7 @@ from genprior.operators import (
     masks,
 )
 from genprior.operators.random import normal
-from genprior.priors import Gaussian, GaussianMixture, StationaryGaussian
+from genprior.priors import Empirical, Gaussian, GaussianMixture, StationaryGaussian
 
 COLOUR, GREY = (3, 8, 12), (1, 8, 12)
 
@@ -187,6 +187,11 @@ def texture(shape=(2, 6, 4), *, residual=0.05):
     return StationaryGaussian.fit(image, residual=residual)
 
 
+def empirical(shape=SMALL_COLOUR, *, count=7, bandwidth=0.2):
+    """A few images, near enough to each other for a measurement to be of several."""
+    return Empirical(0.5 + 0.2 * randn(count, *shape, seed=6), bandwidth)
+
+
 EXACT_PRIORS = {
     "gaussian": gaussian,
     "gaussian from a covariance": dense_gaussian,
@@ -196,5 +201,6 @@ EXACT_PRIORS = {
     "mixture outside [0, 1]": wide_mixture,
     "mixture from covariances": dense_mixture,
     "colour texture": texture,
+    "data set": empirical,
     "grey texture": lambda: texture((1, 5, 6)),
 }

@@ -163,7 +163,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         self.check_size(size)
         dtype, device = self.weights.dtype, self.weights.device
         u = uniform((n, 1), generator, dtype=torch.float64, device=device)
-        chosen = _choose(self.weights.expand(n, -1), u)[:, 0]
+        chosen = choose(self.weights.expand(n, -1), u)[:, 0]
         z = normal((n, *self.components[0].mean.shape), generator, dtype=dtype, device=device)
         x = torch.empty_like(z)
         for k, component in enumerate(self.components):
@@ -277,7 +277,7 @@ class MixturePosterior:
         y = self._problem.y
         count = y.shape[0]
         u = uniform((count, n), generator, dtype=torch.float64, device=y.device)
-        chosen = _choose(self.weights, u).flatten()
+        chosen = choose(self.weights, u).flatten()
         size = max(part.noise_size for part in self._parts)
         noise = normal((count, n * size), generator, dtype=y.dtype, device=y.device)
         noise = noise.reshape(count * n, size)
@@ -290,7 +290,7 @@ class MixturePosterior:
         return samples.reshape(count, n, *self.mean.shape[1:])
 
 
-def _choose(weights: Tensor, u: Tensor) -> Tensor:
+def choose(weights: Tensor, u: Tensor) -> Tensor:
     """Components (B, n) drawn from weights (B, K) by uniform numbers u (B, n)."""
     shares = weights.double().cumsum(1).contiguous()
     drawn = torch.searchsorted(shares, (u * shares[:, -1:]).contiguous(), right=True)
