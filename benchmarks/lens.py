@@ -93,7 +93,9 @@ def row(result: Result, weights: Tensor, prior: Empirical, truth: Tensor) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="MNIST: a folder of idx files")
     parser.add_argument("--problems", type=int, default=48)
     parser.add_argument("--samples", type=int, default=8)

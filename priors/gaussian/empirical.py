@@ -83,11 +83,11 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
     ) -> Tensor:
-        self.check_size(size)
+        shape = self.check_size(size)
         like = {"dtype": self.images.dtype, "device": self.images.device}
         u = uniform((n, 1), generator, dtype=torch.float64, device=like["device"])
         chosen = (u[:, 0] * len(self.images)).long().clamp(max=len(self.images) - 1)
-        noise = normal((n, *self.image_shape), generator, **like)
+        noise = normal((n, *shape), generator, **like)
         return self.images[chosen] + self.bandwidth * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
