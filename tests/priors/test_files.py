@@ -1,5 +1,6 @@
 """Weights files: what is written comes back, what is damaged is noticed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -300,6 +301,17 @@ def test_a_small_file_cannot_ask_for_endless_layers(tmp_path):
     write_weights(path, {"family": "Diffusion", "config": config, "card": {}}, {})
     with pytest.raises(ValueError, match="far more tensors than the file holds"):
         Prior.load(path)
+
+
+@pytest.mark.parametrize("name", ["cats32-hvae", "mnist-diffusion", "mnist-vae"])
+def test_a_refusal_leaves_gradients_on(name):
+    """Would catch a refusal inside a no_grad block that it keeps from ending."""
+    family, config = Prior.families[card(name)["family"]], card(name)["config"]
+    for calls in range(0, 300, 29):
+        weightless = files_module._Weightless(calls)
+        with contextlib.suppress(ValueError), torch.device("meta"), weightless:
+            family.from_config(config)
+        assert torch.is_grad_enabled(), calls
 
 
 @pytest.mark.parametrize("name", available())
