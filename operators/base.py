@@ -16,6 +16,10 @@ Shape = tuple[int | None, ...]
 """A shape without its batch axis; None where any size will do."""
 
 
+PerImage = float | Tensor
+"""A number for all images, or one for each, (B,)."""
+
+
 def concrete(shape: Shape) -> tuple[int, ...]:
     """Return `shape` if it leaves nothing open."""
     sizes = tuple(n for n in shape if n is not None)
@@ -31,7 +35,7 @@ def fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def per_row(value: float | Tensor, like: Tensor) -> Tensor:
+def per_row(value: PerImage, like: Tensor) -> Tensor:
     """Shape a float or a (B,) tensor so that it broadcasts against `like` (B, ...)."""
     if not (isinstance(value, Tensor) and value.dtype == like.dtype):
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)

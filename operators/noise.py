@@ -34,9 +34,9 @@ class Noise(ABC):
     """What every noise model promises. A field is a float or (B,), one for each image."""
 
     @property
-    @abstractmethod
     def rows(self) -> int | None:
         """Number of images that per-image parameters are held for; None where shared."""
+        return next((len(value) for value in self._each().values()), None)
 
     @abstractmethod
     def sample(
@@ -50,15 +50,23 @@ class Noise(ABC):
     ) -> Tensor:
         """Return log p(y | clean) over the observed entries in nats, (B,)."""
 
-    @abstractmethod
     def take(self, index: Tensor) -> Self:
         """Return a copy with the rows `index` of per-image parameters."""
+        each = self._each()
+        return replace(self, **{k: v[index] for k, v in each.items()}) if each else self
 
-    @abstractmethod
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """Return a copy with tensors on `device` in `dtype`."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device=device, dtype=dtype) for k, v in tensors.items()}
+        return replace(self, **moved)
+
+    def _each(self) -> dict[str, Tensor]:
+        """The parameters that are given for each image."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return {k: v for k, v in tensors.items() if v.ndim and len(v) > 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +81,6 @@ class GaussianNoise(Noise):
 
     def __post_init__(self) -> None:
         _check("sigma", self.sigma, positive=False)
-
-    @property
-    def rows(self) -> int | None:
-        return _rows(self.sigma)
 
     def sample(
         self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
@@ -103,14 +107,6 @@ class GaussianNoise(Noise):
         log_scale = _seen((sigma.log() + 0.5 * math.log(2 * math.pi)).expand_as(z), observed)
         return (-0.5 * z**2 - log_scale).flatten(1).sum(1)
 
-    def take(self, index: Tensor) -> Self:
-        return self if self.rows is None else replace(self, sigma=_take(self.sigma, index))
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Self:
-        return replace(self, sigma=_to(self.sigma, device, dtype))
-
 
 @dataclass(frozen=True, eq=False)
 class PoissonNoise(Noise):
@@ -124,10 +120,6 @@ class PoissonNoise(Noise):
 
     def __post_init__(self) -> None:
         _check("peak", self.peak, positive=True)
-
-    @property
-    def rows(self) -> int | None:
-        return _rows(self.peak)
 
     def sample(
         self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
@@ -160,25 +152,3 @@ class PoissonNoise(Noise):
         log_probability = counts * log_rate - rate - torch.lgamma(counts + 1)
         impossible = (rate < 0) | (counts < 0)
         return log_probability.masked_fill(impossible, -torch.inf).flatten(1).sum(1)
-
-    def take(self, index: Tensor) -> Self:
-        return self if self.rows is None else replace(self, peak=_take(self.peak, index))
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Self:
-        return replace(self, peak=_to(self.peak, device, dtype))
-
-
-def _rows(value: float | Tensor) -> int | None:
-    return len(value) if isinstance(value, Tensor) and value.ndim and len(value) > 1 else None
-
-
-def _take(value: float | Tensor, index: Tensor) -> float | Tensor:
-    return value[index] if isinstance(value, Tensor) and _rows(value) else value
-
-
-def _to(
-    value: float | Tensor, device: torch.device | str | None, dtype: torch.dtype | None
-) -> float | Tensor:
-    return value.to(device=device, dtype=dtype) if isinstance(value, Tensor) else value

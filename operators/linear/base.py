@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import Operator, concrete, per_row
+from genprior.operators.base import Operator, PerImage, concrete, per_row
 from genprior.operators.linear.conjugate_gradient import conjugate_gradient
 from genprior.operators.linear.spectrum import Spectrum, spectrum_of_gram
 
@@ -41,9 +41,7 @@ class LinearOperator(Operator):
         """
         return None
 
-    def solve_gram(
-        self, v: Tensor, damping: float | Tensor, *, scale: float | Tensor = 1.0
-    ) -> Tensor:
+    def solve_gram(self, v: Tensor, damping: PerImage, *, scale: PerImage = 1.0) -> Tensor:
         """Return u with (scale A A^T + damping I) u = v, on the whole space.
 
         Args:
@@ -87,11 +85,7 @@ class LinearOperator(Operator):
         )
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         """Return diag(A^T (scale A A^T + damping I)^-1 A), (1 or B, C, H, W).
 
@@ -112,11 +106,7 @@ class LinearOperator(Operator):
         return diagonal.view(count, *shape)
 
     def gram_log_determinant(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         """Return log det(scale A A^T + damping I) over the observed entries of y, (1 or B,).
 
@@ -206,12 +196,12 @@ class LinearOperator(Operator):
             device=next((b.device for b in self.buffers()), None),
         )
 
-    def _count(self, *values: float | Tensor) -> int:
+    def _count(self, *values: PerImage) -> int:
         sizes = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
         return max([self.rows or 1, *sizes])
 
 
-def _pick(value: float | Tensor, index: Tensor) -> float | Tensor:
+def _pick(value: PerImage, index: Tensor) -> PerImage:
     return value[index] if isinstance(value, Tensor) and value.numel() > 1 else value
 
 

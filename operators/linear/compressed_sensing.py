@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genprior.operators.base import Shape, concrete
+from genprior.operators.base import PerImage, Shape, concrete
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.matrix import Matrix
 from genprior.operators.linear.spectrum import Spectrum
@@ -64,11 +64,7 @@ class CompressedSensing(LinearOperator):
         return self.map.spectrum(like)
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         return self.map.gram_diagonal(damping, scale=scale, like=like)
 
@@ -106,11 +102,7 @@ class SubsampledDCT(LinearOperator):
         return Spectrum(like.new_full((1, 1), self._gain**2), to=lambda y: y, back=lambda c: c)
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         like = self._example(like)
         kept = like.new_zeros(1, self.negative.numel())

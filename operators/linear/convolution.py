@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genprior.operators.base import Shape
+from genprior.operators.base import PerImage, Shape
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Map, Spectrum
 
@@ -147,11 +147,7 @@ class Blur(_Convolution):
         return self._diagonalised(self._example(like))
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         like = self._example(like)
         spectrum = self.spectrum(like)
@@ -211,11 +207,7 @@ class Downsampling(_Convolution):
         return self._diagonalised(self._example(like), self.factor, self._offsets)
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         like = self._example(like)
         f = self.factor

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genprior.operators.base import Shape, concrete
+from genprior.operators.base import PerImage, Shape, concrete
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Spectrum, dense_spectrum
 
@@ -56,11 +56,7 @@ class Matrix(LinearOperator):
         return eigenvalues, vectors
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         like = self._example(like)
         _, vectors = self._factor()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import Shape, fits
+from genprior.operators.base import PerImage, Shape, fits
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Spectrum
 
@@ -18,11 +18,7 @@ class _Pixelwise(LinearOperator):
         return self(y)
 
     def gram_diagonal(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         like = self._example(like)
         ones = like.new_ones(self._count(damping, scale), *like.shape[1:])
@@ -110,11 +106,7 @@ class Inpainting(_Pixelwise):
         )
 
     def gram_log_determinant(
-        self,
-        damping: float | Tensor,
-        *,
-        scale: float | Tensor = 1.0,
-        like: Tensor | None = None,
+        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
     ) -> Tensor:
         # Every observed eigenvalue is 1.
         like = self._example(like)

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from genprior.operators.base import per_row
+from genprior.operators.base import PerImage, per_row
 
 Map = Callable[[Tensor], Tensor]
 
@@ -101,7 +101,7 @@ class Spectrum:
             self.image_back and unreal(self.image_back),
         )
 
-    def inverse(self, damping: float | Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
+    def inverse(self, damping: PerImage, *, scale: PerImage = 1.0) -> Tensor:
         """Return 1 / (scale eigenvalues + damping), to multiply coefficients with.
 
         Args:
@@ -119,7 +119,7 @@ class Spectrum:
         solvable = (denominator > 0) & ((damping > 0) | self.positive)
         return solvable / denominator.where(solvable, torch.ones_like(denominator))
 
-    def solve(self, v: Tensor, damping: float | Tensor, *, scale: float | Tensor = 1.0) -> Tensor:
+    def solve(self, v: Tensor, damping: PerImage, *, scale: PerImage = 1.0) -> Tensor:
         """Return the u of least norm with (scale A A^T + damping I) u = v, as v (B, ...)."""
         return self.back(self.inverse(damping, scale=scale) * self.to(v))
 
