@@ -17,7 +17,7 @@ from torch import Tensor
 from genprior.operators import GaussianNoise, Problem, fits
 from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
-from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
+from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Model, Prior
 from genprior.solvers.chunks import Chunk, Solution, Tracking, join
 from genprior.solvers.result import Result, paired_std
 
@@ -333,7 +333,7 @@ def _lacking(needs: tuple[type[Prior], ...], prior: Prior) -> list[str]:
 @cache
 def _promised(needs: tuple[type[Prior], ...]) -> list[str]:
     """Names of the attributes that capabilities declare."""
-    bases = [base for kind in needs for base in kind.__mro__ if issubclass(base, Prior)]
+    bases = [base for kind in needs for base in kind.__mro__ if issubclass(base, Model)]
     return list(dict.fromkeys(name for base in bases for name in inspect.get_annotations(base)))
 
 
