@@ -169,8 +169,9 @@ def evaluations_of(run: Callable[[], Any], network: Network) -> list[Evaluation]
 
 def alone(evaluations: list[Evaluation], network: Network) -> None:
     """The same evaluations without anything else."""
+    device = next(network.parameters()).device
     for evaluation in evaluations:
-        x = torch.full(evaluation.shape, 0.5)
+        x = torch.full(evaluation.shape, 0.5, device=device)
         if not evaluation.graph:
             with torch.no_grad():
                 network.denoise(x, evaluation.sigma)
