@@ -13,27 +13,22 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import overhead
 import torch
 from gpu import lease
+from gpu.solver_overhead import overhead_rows, waits
 
 import genprior
 from genprior.operators import GaussianNoise, Inpainting, Problem, masks
 from genprior.priors import DenoisingPrior
-from genprior.solvers import DDNM, DPS, MMPS, DiffPIR, PiGDM, Result, Solver
-
-SAMPLES = 16
-"""Rows in flight where overhead is measured: enough for the device, not the host, to be busy."""
+from genprior.solvers import DPS, MMPS, PiGDM, Result, Solver
 
 
 def tests(given: argparse.Namespace) -> dict[str, Any]:
@@ -48,80 +43,6 @@ def tests(given: argparse.Namespace) -> dict[str, Any]:
         done = subprocess.run(words, cwd=lease.ROOT, stdout=log, stderr=subprocess.STDOUT)
     lines = (given.out / "tests.log").read_text().splitlines()
     return {"exit": done.returncode, "summary": lines[-1] if lines else ""}
-
-
-def elapsed(call: Callable[[], object]) -> float:
-    """Seconds that a call keeps the device busy, by its own clock; the host's on a CPU."""
-    if not torch.cuda.is_available():
-        begin = time.perf_counter()
-        call()
-        return time.perf_counter() - begin
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000
-
-
-def network(milliseconds: float, device: str, *, dry: bool) -> overhead.Network:
-    """Stack as many convolutions as take so long for a forward of `SAMPLES` images."""
-    width = 4 if dry else 128
-    x = torch.full((SAMPLES, *overhead.SHAPE), 0.5, device=device)
-    sigma = torch.ones(SAMPLES, device=device)
-
-    def took(depth: int) -> float:
-        built = overhead.Network(width, depth).to(device)
-        return 1000 / lease.calls_per_second(lambda: built.denoise(x, sigma), 0.3)
-
-    with torch.no_grad():
-        low, high = took(1), took(9)
-    each = max((high - low) / 8, 1e-6)
-    depth = 1 if dry else max(1, round(1 + (milliseconds - low) / each))
-    return overhead.Network(width, depth).to(device)
-
-
-def waits(call: Callable[[], object]) -> int | None:
-    """Count how often the host waits for the device."""
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call()
-    torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(w.message) for w in caught)
-
-
-def solver_overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time solves of ten steps over their evaluations alone, the two taking turns."""
-    device, rounds = given.device, 1 if given.dry_run else 5
-    rows = []
-    for milliseconds in (10.0, 1.0):
-        model = network(milliseconds, device, dry=given.dry_run)
-        for task in ("mask",) if given.dry_run else ("mask", "blur"):
-            problem = overhead.problems()[task].to(device)
-            for method in (MMPS, PiGDM, DPS, DiffPIR, DDNM):
-                solver = method(steps=2 if given.dry_run else overhead.STEPS)
-                generator = torch.Generator(device).manual_seed(0)
-
-                def solve(s=solver, p=problem, n=model, g=generator) -> object:
-                    return s(p, n, num_samples=SAMPLES, generator=g)
-
-                asked = overhead.evaluations_of(solve, model)
-                alone = [elapsed(lambda a=asked, n=model: overhead.alone(a, n))]  # warms up
-                ratios = []
-                for _ in range(rounds):
-                    alone.append(elapsed(lambda a=asked, n=model: overhead.alone(a, n)))
-                    ratios.append(elapsed(solve) / alone[-1])
-                row = {"goal ms": milliseconds, "task": task, "solver": method.__name__}
-                row["evaluation ms"] = round(1000 * alone[-1] / len(asked), 3)
-                row["ratio"] = round(statistics.median(ratios), 3)
-                stops = waits(solve)
-                row["waits"] = None if stops is None else round(stops / len(asked), 2)
-                rows.append(row)
-                print(row, flush=True)
-    return rows
 
 
 def restoration(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -173,6 +94,10 @@ def training(given: argparse.Namespace) -> list[dict[str, Any]]:
     widths, batch = [recipe.written["network"]["widths"]], [recipe.written["batch_size"]]
     seconds = 0.2 if given.dry_run else 12.0
     return lease.loop_rates(recipe, images, widths=widths, batches=batch, seconds=seconds)
+
+
+def solver_overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
+    return overhead_rows(given.device, dry=given.dry_run)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -30,9 +30,12 @@ LIMIT = 64 * 2**20
 COMMAND = 2000
 """Characters of a command."""
 
-PRESENT = set(
-    ["numpy", "scipy", "pillow", "matplotlib", "tqdm", "torch", "torchvision", "scikit-image", "einops", "h5py", "torchmetrics", "safetensors", "peft", "transformers", "pytest", "pytest-xdist", "hypothesis", "tensorboard", "requests", "fsspec", "packaging", "typing-extensions", "filelock", "huggingface-hub", "regex", "pyyaml", "zipp", "tifffile"]
-)
+PRESENT = {
+    "numpy", "scipy", "pillow", "matplotlib", "tqdm", "torch", "torchvision", "scikit-image",
+    "einops", "h5py", "torchmetrics", "safetensors", "peft", "transformers", "pytest",
+    "pytest-xdist", "hypothesis", "tensorboard", "requests", "fsspec", "packaging", "zipp",
+    "typing-extensions", "filelock", "huggingface-hub", "regex", "pyyaml", "tifffile",
+}  # fmt: skip
 """What the machine has."""
 
 WHEELS = (
@@ -88,14 +91,14 @@ def gather(carry: Path, name: str, *, data: Path, models: Path) -> None:
     own = lease.source(name)
     tar, idx = ("*train*.tar", "*_test.npz"), ("train-images*", "t[19]*-images*")
     wanted = [(own, p) for p in (tar if own == "cats64" else idx)] + [("cats64", "*_test.npz")]
-    network = "alexnet" if own == "cats64" else "lenet"
-    sources = [(data, str(Path(*part))) for part in wanted]
-    sources.append((models, str(Path(*FILES[network]))))
-    for folder, pattern in sources:
+    network = FILES["alexnet" if own == "cats64" else "lenet"]
+    sources = [("data", data, part) for part in wanted] + [("models", models, network)]
+    for kind, folder, part in sources:
+        pattern = str(Path(*part))
         if not (found := sorted(folder.glob(pattern))):
             raise SystemExit(f"{folder} holds no {pattern}")
         for path in found:
-            _copy(path, carry / ("data" if folder == data else "models"), folder)
+            _copy(path, carry / kind, folder)
 
 
 def _copy(path: Path, into: Path, root: Path) -> None:

@@ -110,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> None:
     train, test = (recipe.images(given.carry, split) for split in ("train", "test"))
     figures: dict[str, Any] = {"device": device, "train": len(train), "test": len(test)}
     if given.probe > 0 and given.name.endswith("diffusion"):
-        widths, batches = (WIDTHS, (256, 512)) if not dry else (((8, 8, 8), (16, 8, 8)), (4, 8))
+        widths, batches = (WIDTHS, (256, 512)) if not dry else (((8, 8, 8), (16, 8, 8)), (8,))
         figures["probe"] = lease.loop_rates(
             recipe, train, widths=widths, batches=batches, seconds=given.probe
         )
