@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.loops import bare, ours
 from torch import Tensor
 
 from genprior import data
-from genprior.priors import Diffusion, Model, Trainable
+from genprior.priors import Diffusion, Model, Prior, Trainable
 from genprior.training import Augmentation, TrainingOptions
 
 ROOT = Path(__file__).parents[2]
@@ -144,12 +145,12 @@ def loop_rates(
     return rows
 
 
-def drawn(prior: Any, count: int, *, steps: int, device: str, part: int = 500) -> Tensor:
+def drawn(prior: Prior, count: int, *, steps: int, device: str, part: int = 500) -> Tensor:
     """Draw images in [0, 1], (count, C, H, W), on the CPU."""
     generator = torch.Generator(device).manual_seed(0)
-    more = {"steps": steps} if isinstance(prior, Diffusion) else {}
+    sample = partial(prior.sample, steps=steps) if isinstance(prior, Diffusion) else prior.sample
     parts = [min(part, count - done) for done in range(0, count, part)]
-    samples = [prior.sample(n, generator=generator, **more) for n in parts]
+    samples = [sample(n, generator=generator) for n in parts]
     return torch.cat([x.clamp(0, 1).cpu() for x in samples])
 
 
