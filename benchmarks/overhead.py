@@ -84,7 +84,8 @@ class Network(DenoisingPrior):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.image_shape, self.sigma_range = SHAPE, (0.002, 80.0)
-        self.data_mean, self.data_std = torch.tensor(0.5), torch.tensor(0.25)
+        self.register_buffer("data_mean", torch.tensor(0.5), persistent=False)
+        self.register_buffer("data_std", torch.tensor(0.25), persistent=False)
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
         for _ in range(depth):
             layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]

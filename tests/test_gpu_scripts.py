@@ -123,6 +123,23 @@ def test_measures_are_taken(tree, tmp_path, monkeypatch):
     assert late == ["restoration", "training", "solver_overhead", "tests"]
 
 
+def test_a_part_that_fails_leaves_the_others_their_time(tree, tmp_path, monkeypatch):
+    """Would catch a lease that ends with its first error, or an error that is passed over."""
+
+    def broken(_):
+        raise RuntimeError("out of memory")
+
+    prepared(tree)
+    monkeypatch.setattr(measure, "restoration", broken)
+    for part in ("training", "solver_overhead", "tests"):
+        monkeypatch.setattr(measure, part, lambda _: [])
+    with pytest.raises(SystemExit, match="failed: restoration"):
+        measure.main(["--out", str(tmp_path), "--carry", str(tree / ".carry"), "--dry-run"])
+    report = json.loads((tmp_path / "measure.json").read_text())
+    assert "out of memory" in report["restoration"]
+    assert report["tests"] == []
+
+
 def test_device_tests_are_marked(device, request):
     """Would catch `pytest -m cuda` that selects nothing on the lent machine."""
     assert request.node.get_closest_marker(device.type) is not None

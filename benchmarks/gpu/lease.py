@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ class Recipe:
         assert isinstance(found, data.ArrayImages)
         return found
 
-    def build(self, images: data.Images, **network: Any) -> Trainable:
+    def build(self, images: Iterable[Tensor], **network: Any) -> Trainable:
         """Build the untrained model; `network` replaces options of its network."""
         family = {name.lower(): f for name, f in Model.families.items()}[self.name.split("-")[1]]
         assert issubclass(family, Trainable)
@@ -152,6 +153,16 @@ def drawn(prior: Prior, count: int, *, steps: int, device: str, part: int = 500)
     parts = [min(part, count - done) for done in range(0, count, part)]
     samples = [sample(n, generator=generator) for n in parts]
     return torch.cat([x.clamp(0, 1).cpu() for x in samples])
+
+
+def attempt(report: dict[str, Any], name: str, part: Callable[[], Any]) -> None:
+    """Note what a part finds, or how it failed: the parts after it still have the machine."""
+    try:
+        report[name] = part()
+    except (RuntimeError, TypeError, ValueError) as error:
+        traceback.print_exc()
+        report[name] = f"failed: {error!r}"
+        report["failed"] = [*report.get("failed", []), name]
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,16 @@ def main(words: Sequence[str] | None = None) -> None:
     given.device = lease.device(dry=given.dry_run)
     given.out.mkdir(parents=True, exist_ok=True)
     began, report = time.perf_counter(), {"device": given.device, "skipped": []}
-    for part in (restoration, training, solver_overhead, tests):
+    parts = {"restoration": restoration, "training": training, "solver_overhead": solver_overhead}
+    for name, part in {**parts, "tests": tests}.items():
         if time.perf_counter() - began > given.seconds:
-            report["skipped"].append(part.__name__)
+            report["skipped"].append(name)
         else:
-            report[part.__name__] = part(given)
+            lease.attempt(report, name, partial(part, given))
         lease.write_report(given.out / "measure.json", report)
     print({k: report[k] for k in ("skipped", "tests") if k in report})
+    if "failed" in report:
+        raise SystemExit(f"failed: {', '.join(report['failed'])}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,8 @@ def main(words: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {"device": device, "train": len(train), "test": len(test)}
     if given.probe > 0 and given.name.endswith("diffusion"):
         widths, batches = (WIDTHS, (256, 512)) if not dry else (((8, 8, 8), (16, 8, 8)), (8,))
-        figures["probe"] = lease.loop_rates(
-            recipe, train, widths=widths, batches=batches, seconds=given.probe
-        )
+        rates = partial(lease.loop_rates, recipe, train, widths=widths, batches=batches)
+        lease.attempt(figures, "probe", partial(rates, seconds=given.probe))
     model, batch_size = recipe.build(train), recipe.written["batch_size"]
     if given.start is not None:
         begin_with(model, given.start)
@@ -135,9 +135,12 @@ def main(words: Sequence[str] | None = None) -> None:
     steps, count = (18, 2000) if not dry else (3, 32)
     samples = lease.drawn(trained, count, steps=steps, device=device)
     plots.grid(samples[:64], path=given.out / "samples.png")
-    figures["frechet"] = frechet(samples, train, test, given.carry, device)
+    distances = partial(frechet, samples, train, test, given.carry, device)
+    lease.attempt(figures, "frechet", distances)
     lease.write_report(given.out / "figures.json", figures)
     print(figures)
+    if "failed" in figures:
+        raise SystemExit(f"failed: {', '.join(figures['failed'])}")
 
 
 if __name__ == "__main__":
