@@ -84,7 +84,8 @@ class Network(DenoisingPrior):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.image_shape, self.sigma_range = SHAPE, (0.002, 80.0)
-        self.data_mean, self.data_std = torch.tensor(0.5), torch.tensor(0.25)
+        self.register_buffer("data_mean", torch.tensor(0.5), persistent=False)
+        self.register_buffer("data_std", torch.tensor(0.25), persistent=False)
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
         for _ in range(depth):
             layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
@@ -169,8 +170,9 @@ def evaluations_of(run: Callable[[], Any], network: Network) -> list[Evaluation]
 
 def alone(evaluations: list[Evaluation], network: Network) -> None:
     """The same evaluations without anything else."""
+    device = next(network.parameters()).device
     for evaluation in evaluations:
-        x = torch.full(evaluation.shape, 0.5)
+        x = torch.full(evaluation.shape, 0.5, device=device)
         if not evaluation.graph:
             with torch.no_grad():
                 network.denoise(x, evaluation.sigma)

@@ -13,70 +13,25 @@ processor time on one thread: other work on the machine then cancels.
 
 from __future__ import annotations
 
-import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from common.loops import bare, ours
 from overhead import peak_memory
 from torch import Tensor, nn
 
-from genprior.priors import Diffusion, Turn, samplers
+from genprior.priors import Diffusion, samplers
 from genprior.priors.diffusion.unet import UNet
 from genprior.training import TrainingOptions
-from genprior.training.loop import _Run
-from genprior.training.options import Length
-from genprior.training.stream import as_images
 
 BATCH, STEPS, ROUNDS = 64, 24, 9
-QUIET = TrainingOptions(progress=False, grid=0, checkpoint_every=10**6, accelerator="cpu")
+QUIET = TrainingOptions(progress=False, accelerator="cpu")
 
 
 def build() -> Diffusion:
     return Diffusion(UNet(1, widths=(32, 128), blocks=(2, 3), attention=True), (1, 28, 28))
-
-
-def bare(images: Tensor) -> Callable[[], None]:
-    """Return a step without average, clipping, logging or reproducible draws."""
-    prior = build().requires_grad_(True)
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
-    generator = torch.Generator().manual_seed(0)
-    objective = prior.objective()
-    batches = itertools.cycle(images.split(BATCH))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = objective.loss(Turn(), next(batches), generator)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def ours(images: Tensor, folder: str) -> Callable[[], None]:
-    """Return a step of the training loop, checkpoints aside."""
-    run = _Run(
-        build(),
-        as_images(images),
-        out=Path(folder),
-        length=Length(steps=10**4),
-        batch_size=BATCH,
-        options=QUIET,
-        card={},
-    )
-    run.report.__enter__()
-    batches, count = run._batches(), itertools.count()
-
-    def step() -> None:
-        number = next(count)
-        run._update(number, number / 10**4, batches)
-        run.report.progress(number + 1)
-
-    return step
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -87,13 +42,15 @@ def seconds(run: Callable[[], object]) -> float:
 
 def training() -> None:
     images = torch.rand(8 * BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as folder:
-        steps = bare(images), ours(images, folder)
-        for step in steps:  # the optimiser's state is made in the first
-            step()
-            step()
-        peaks = [peak_memory(step) for step in steps]
-        ratios = [seconds(steps[0]) / seconds(steps[1]) for _ in range(STEPS)]
+    steps = (
+        bare(build(), images, batch_size=BATCH),
+        ours(build(), images, batch_size=BATCH, options=QUIET),
+    )
+    for step in steps:  # the optimiser's state is made in the first
+        step()
+        step()
+    peaks = [peak_memory(step) for step in steps]
+    ratios = [seconds(steps[0]) / seconds(steps[1]) for _ in range(STEPS)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"training: {middle:.3f} of a bare loop's images per second ({low:.3f} to {high:.3f})")
     print(f"memory of a step's tensors: {peaks[1] / peaks[0]:.3f} of the bare loop's")

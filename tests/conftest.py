@@ -13,9 +13,9 @@ def pytest_report_header(config):
     return f"genprior: tests run on {where}"
 
 
-@pytest.fixture(params=DEVICES)
+@pytest.fixture(params=[pytest.param(d, marks=getattr(pytest.mark, d)) for d in DEVICES])
 def device(request):
-    """Each device that is present."""
+    """Each device that is present; `pytest -m cuda` runs these tests on the GPU alone."""
     return torch.device(request.param)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, relu
 
 FILES = {
     "lenet": ("mnist_lenet", "lenet.pth"),
+    "alexnet": ("lpips", "lpips_alexnet_fp16.safetensors"),
     "mobilenet": ("mobilenet_v2", "mobilenet_v2-b0353104.pth"),
     "vgg16": ("vgg16_conv", "vgg16_conv_hed_finetuned_fp16.npz"),
 }
@@ -61,6 +63,37 @@ class MobileNet(nn.Module):
         return self.network.features((x - self.mean) / self.std).mean((2, 3))
 
 
+class AlexNet(nn.Module):
+    """AlexNet's five convolutions as LPIPS reads them; a feature is a layer's mean, 1152 in all.
+
+    Source: Zhang et al. 2018, arXiv:1801.03924, version 0.1. Differs: no heads, and means over
+        pixels instead of distances at each.
+    """
+
+    mean: Tensor
+    std: Tensor
+    plan = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1),
+            (256, 256, 3, 1, 1))  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, (inputs, out, side, stride, padding) in enumerate(self.plan):
+            self.add_module(f"conv{i}", nn.Conv2d(inputs, out, side, stride, padding))
+        self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, 1 or 3, H, W) in [0, 1], 32x32 or larger, to features (B, 1152)."""
+        x = (2 * x.expand(-1, 3, -1, -1) - 1 - self.mean) / self.std
+        means = []
+        for i in range(len(self.plan)):
+            if i in (1, 2):
+                x = max_pool2d(x, 3, 2)
+            x = relu(self.get_submodule(f"conv{i}")(x))
+            means.append(x.mean((2, 3)))
+        return torch.cat(means, 1)
+
+
 class VGG16(nn.Module):
     """The convolutions of VGG-16; a feature is a layer's mean activation, 4224 in all.
 
@@ -103,6 +136,9 @@ class VGG16(nn.Module):
         return total
 
 
+Features = LeNet | AlexNet | MobileNet | VGG16
+
+
 def _state(name: str, path: Path) -> dict[str, Tensor]:
     if name == "vgg16":
         with np.load(path, allow_pickle=False) as arrays:
@@ -111,21 +147,25 @@ def _state(name: str, path: Path) -> dict[str, Tensor]:
                 f"layers.{key[:-2]}.{kinds[key[-1]]}": torch.from_numpy(arrays[key]).float()
                 for key in arrays.files
             }
+    if name == "alexnet":
+        read = load_file(path)
+        return {k: v.float() for k, v in read.items() if k.startswith("conv")}
     state = torch.load(path, weights_only=True, map_location="cpu")
     return {f"network.{k}": v for k, v in state.items()} if name == "mobilenet" else state
 
 
-def load_features(name: str, folder: str | Path) -> LeNet | MobileNet | VGG16:
+def load_features(name: str, folder: str | Path) -> Features:
     """Load a feature network: a module that maps images (B, C, H, W) to features (B, k).
 
     Args:
-        name: "lenet" (digits), "mobilenet" (colour, ImageNet) or "vgg16".
+        name: "lenet" (digits), "alexnet" (LPIPS's), "mobilenet" (colour, ImageNet) or "vgg16".
         folder: Holds the weights, in the sub-folders and under the names of `FILES`.
     Raises:
         ValueError: Unknown name, missing file, or weights of another network.
     """
-    networks: dict[str, Callable[[], LeNet | MobileNet | VGG16]] = {
+    networks: dict[str, Callable[[], Features]] = {
         "lenet": LeNet,
+        "alexnet": AlexNet,
         "mobilenet": MobileNet,
         "vgg16": VGG16,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from common.features import VGG16, LeNet, MobileNet
+from common.features import VGG16, Features
 from torch import Tensor
 
 from genprior.metrics import coverage, crps, psnr, ssim
@@ -58,7 +58,7 @@ def as_seen(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * 255).round() / 255
 
 
-def feature_distance(network: LeNet | MobileNet | VGG16, x: Tensor, truth: Tensor) -> Tensor:
+def feature_distance(network: Features, x: Tensor, truth: Tensor) -> Tensor:
     """How far images look from the truth to a network, (B,).
 
     VGG-16: squared differences of unit-length activations, summed over layers, not weighted (its
@@ -74,7 +74,7 @@ def scores(
     samples: Tensor,
     truth: Tensor,
     problem: Problem,
-    network: LeNet | MobileNet | VGG16 | None,
+    network: Features | None,
     *,
     mean: Tensor | None = None,
     antithetic: bool = False,
@@ -120,7 +120,7 @@ def scores(
 
 
 def feature_scores(
-    network: LeNet | MobileNet | VGG16,
+    network: Features,
     samples: Tensor,
     truth: Tensor,
     mean: Tensor,
