@@ -27,7 +27,7 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
     Raises:
         TypeError: No sampler serves this pair.
     """
-    if isinstance(prior, ExactPrior) and problem.linear_gaussian:
+    if isinstance(prior, ExactPrior) and prior.has_posterior(problem):
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
         if not problem.linear_gaussian:
