@@ -45,8 +45,10 @@ LOST = 1e-3
 
 SOLVERS: dict[str, Solver] = {
     "exact": ExactPosterior(),
+    "MMPS steered": MMPS.steered(),
     "MMPS 20": MMPS(),
     "MMPS 50": MMPS(steps=50),
+    "MMPS 20, 4 returns": MMPS(returns=4),
     "PiGDM 50": PiGDM(steps=50),
     "PiGDM 100": PiGDM(steps=100),
     "DPS 50": DPS(steps=50),
@@ -114,7 +116,7 @@ def main() -> None:
         rows.append({"solver": name, **row(result, weights, prior, truth)})
         print(
             "  ".join(
-                f"{v:>8.3f}" if isinstance(v, float) else f"{v:12}" for v in rows[-1].values()
+                f"{v:>8.3f}" if isinstance(v, float) else f"{v:18}" for v in rows[-1].values()
             ),
             flush=True,
         )

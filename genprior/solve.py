@@ -20,18 +20,21 @@ from genprior.solvers.chunks import Tracking
 def default_solver(problem: Problem, prior: Prior) -> Solver:
     """Choose a sampler: exact where there is one, never a point estimate.
 
-    For a denoising prior DenoisingPosterior where the task is denoising, MMPS for any other linear
-    operator with Gaussian noise, else DPS; for one that has only a latent, LatentSampler.
+    For a denoising prior DenoisingPosterior where the task is denoising, steered MMPS for any
+    other linear operator with Gaussian noise, else DPS; for one with a latent alone,
+    LatentSampler.
 
     Raises:
         TypeError: No sampler serves this pair.
     """
-    if isinstance(prior, ExactPrior) and problem.linear_gaussian:
+    if isinstance(prior, ExactPrior) and prior.has_posterior(problem):
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
         if not problem.linear_gaussian:
             return DPS()
-        return DenoisingPosterior() if isinstance(problem.operator, Identity) else MMPS()
+        if isinstance(problem.operator, Identity):
+            return DenoisingPosterior()
+        return MMPS.steered()
     if isinstance(prior, LatentPrior):
         return LatentSampler()
     raise TypeError(

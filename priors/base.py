@@ -340,6 +340,10 @@ class Posterior(Protocol):
 class ExactPrior(Prior):
     """Has its posterior in closed form for linear operators and Gaussian noise."""
 
+    def has_posterior(self, problem: Problem) -> bool:
+        """Whether `posterior` serves the problem's kind; some know fewer operators."""
+        return problem.linear_gaussian
+
     @abstractmethod
     def posterior(self, problem: Problem) -> Posterior:
         """Condition on `problem`.

@@ -136,6 +136,10 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
     def data_std(self) -> Tensor:
         return (self.images.var(0, correction=0) + self.bandwidth**2).sqrt()
 
+    def has_posterior(self, problem: Problem) -> bool:
+        pixelwise = isinstance(problem.operator, Identity | Inpainting)
+        return pixelwise and super().has_posterior(problem)
+
     def posterior(self, problem: Problem) -> EmpiricalPosterior:
         """Condition on noisy pixels, all (`Identity`) or some (`Inpainting`).
 
@@ -144,7 +148,7 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
             ValueError: The problem does not fit the prior.
         """
         check_linear_gaussian(self, problem)
-        if not isinstance(problem.operator, Identity | Inpainting):
+        if not self.has_posterior(problem):
             raise TypeError(
                 "Empirical has its posterior in closed form for Identity and Inpainting, not "
                 f"{type(problem.operator).__name__}: take a GaussianMixture of rank 0, or a "

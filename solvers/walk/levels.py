@@ -54,12 +54,17 @@ def noise_grid(
         (steps, B).
     """
     scale = prior.data_scale
-    width = noise_level(problem) / _largest_singular_value(problem)
+    width = noise_width(problem)
     low = (below_noise * width).clamp(max=below_data * scale)
     smallest, largest = prior.sigma_range
     low = torch.where(width > 0, low, NOISE_FREE * scale).clamp(min=smallest)
     high = low.clamp(min=top * min(largest, ABOVE_DATA * scale))
     return samplers.log_uniform(high, low, steps, like=problem.y)
+
+
+def noise_width(problem: Problem) -> Tensor:
+    """Return the noise's std over A's largest singular value, (B,): what y can resolve."""
+    return noise_level(problem) / _largest_singular_value(problem)
 
 
 def _largest_singular_value(problem: Problem) -> Tensor:
