@@ -28,7 +28,7 @@ solvable where the network's Jacobian is all but singular, and vanishes with sig
 TURN, FULL = 6.0, 18.0
 """Data standard deviations at which steering ends, and from which on it is whole."""
 
-STEER = 10.0
+STEER = 20.0
 """How many times `steered` exaggerates; chosen on a data set's own posterior, other seeds."""
 
 APPROACH_PRODUCTS = 2
@@ -58,7 +58,7 @@ class MMPS(GuidedSolver):
 
     with s the data's standard deviation and w falling from 1 at 18 s to 0 at 6 s in log sigma_t.
     Below, the walk is MMPS's own. For a Gaussian prior, which has no modes to choose from, the
-    mean is then off by a tenth of a posterior standard deviation or two.
+    mean is then off by about a tenth of a posterior standard deviation.
 
     Attributes:
         iterations: Most vector-Jacobian products for each step.

@@ -59,7 +59,7 @@ def test_steering_does_not_know_the_operator_s_scale():
     laws = []
     for gain in (1.0, 9.0):
         scaled = Problem(gain * y, Matrix(gain * rows, (1, 4, 4)), GaussianNoise(gain * 0.05))
-        laws.append(affine_law(MMPS(steps=16, steer=10.0), scaled, prior)[0])
+        laws.append(affine_law(MMPS(steps=16, steer=20.0), scaled, prior)[0])
     torch.testing.assert_close(laws[0], laws[1], rtol=0, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_the_default_is_steered_and_exact_where_it_can_be():
         result = solve(problem, prior, num_samples=2, generator=seeded(5))
         assert result.solver is not None
         assert result.solver.startswith(words)
-        assert "steer=10.0" in result.solver or words == "Exact"
+        assert "steer=20.0" in result.solver or words == "Exact"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ BARS = {
     "MMPS, UniPC": Bar(MMPS(iterations=8, tolerance=1e-9, sampler=UniPC()), 0.001, (0.985, 1.01)),
     "MMPS, returns": Bar(MMPS(iterations=8, tolerance=1e-9, returns=2), 0.02, (0.92, 1.02)),
     "MMPS, steered": Bar(
-        MMPS(steps=32, steer=10.0, iterations=8, tolerance=1e-9), 0.05, (0.97, 1.06)
+        MMPS(steps=32, steer=20.0, iterations=8, tolerance=1e-9), 0.05, (0.97, 1.06)
     ),
     "PiGDM": Bar(PiGDM(), 0.3, (0.85, 1.2)),
     "DAPS": Bar(DAPS(), 0.1, (0.95, 1.1)),
