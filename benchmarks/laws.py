@@ -36,6 +36,7 @@ from genprior.solvers import DPS, MMPS, SMC, RePaint, Solver
 from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
 
 NAMES = ("MMPS", "PiGDM", "DAPS", "DiffPIR", "DDNM", "DDRM", "RePaint", "DPS")
+PUBLISHED = ("DDNM published", "DDRM published, 100")
 SIGMAS = {"0.005": 0.005, "0.05": 0.05, "0.5": 0.5}
 FIELDS = ("solver", "operator", "size", "prior", "sigma", "KL", "mean error", "variance")
 FIELDS = (*FIELDS, "whitened", "converged", "seconds")
@@ -110,7 +111,7 @@ def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--only", nargs="+", default=list(NAMES))
+    parser.add_argument("--only", nargs="+", default=[*NAMES, *PUBLISHED])
     parser.add_argument("--operators", nargs="+", default=None)
     parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--sigmas", nargs="+", default=["0.005", "0.05", "0.5"])
@@ -120,7 +121,9 @@ def main() -> None:
     for row in rows(args.only, args.operators, args.sizes, args.sigmas, args.seed):
         table.append(row)
         shown = (row.get(name, "") for name in FIELDS)
-        print(" | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in shown), flush=True)
+        print(
+            " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in shown), flush=True
+        )
     if args.out is not None:
         with args.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
