@@ -8,9 +8,9 @@ import torch
 from tools import seeded
 
 from genprior.metrics import gaussian_kl
-from genprior.operators import Blur, CompressedSensing, Downsampling, Matrix
+from genprior.operators import Blur, CompressedSensing, Downsampling, Identity, Matrix
 from genprior.operators.kernels import gaussian
-from genprior.solvers import DAPS, DDNM, DDRM, MMPS, DiffPIR, PiGDM, Solver
+from genprior.solvers import DAPS, DDNM, DDRM, DPS, MMPS, DiffPIR, PiGDM, Solver
 from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
 
 SHAPE = (1, 4, 4)
@@ -97,3 +97,17 @@ def test_published_ddrm_drops_small_singular_values():
     cut = DDRM.published(steps=20)
     laws = [affine_law(s, problem, prior)[1] for s in (cut, replace(cut, smallest=0.0))]
     assert float((laws[0] - laws[1]).abs().max()) > 0.01 * float(laws[0].abs().max())
+
+
+@pytest.mark.parametrize("kind", ["sensing", "identity"])
+def test_dps_is_safe_off_masks(kind):
+    """Catches steps of one length however well x0 fits: at little noise they overshoot, which left
+    a whitened variance of 6 (sensing) and 3 (identity)."""
+    operator = OPERATORS["sensing"] if kind == "sensing" else Identity(SHAPE)
+    prior, problem = gaussian_field(100, sigma=0.005, operator=operator)
+    mean, covariance = posterior_law(prior, problem)
+    x = DPS()(problem, prior, num_samples=400, generator=seeded(1)).samples[0].flatten(1)
+    whitened = float(torch.linalg.solve(covariance, torch.cov(x.T)).diag().mean())
+    assert 0.75 < whitened < 2, whitened
+    error = (x.mean(0) - mean) / covariance.diag().sqrt()
+    assert float(error.square().mean().sqrt()) < 0.4, error
