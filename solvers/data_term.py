@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,13 +74,14 @@ class DataTerm:
         inverse = self.spectrum.inverse(damping, scale=scale)
         return lambda c: inverse * c
 
-    def decomposed(self, name: str) -> tuple[Spectrum, Tensor, Tensor]:
+    def decomposed(self, name: str, *, smallest: float = 0.0) -> tuple[Spectrum, Tensor, Tensor]:
         """Return the decomposition of A, and y as a noisy look at V^* x; 0 where s = 0.
 
             ybar = U^* y / s = V^* x + (sigma_y / s) n
 
         Args:
             name: Of the solver that asks.
+            smallest: Singular values below it count as zero.
         Returns:
             The spectrum, ybar, and its noise's standard deviation sigma_y / s.
         Raises:
@@ -92,5 +93,9 @@ class DataTerm:
                 f"{type(self.problem.operator).__name__} does not have in closed form. Try MMPS, "
                 "or operators with one: masks, circular blur, downsampling, matrices."
             )
-        inverse = self.spectrum.inverse_singular_values
-        return self.spectrum, inverse * self.y, inverse * per_row(self.problem.sigma, inverse)
+        spectrum = self.spectrum
+        if smallest > 0:
+            g = spectrum.eigenvalues
+            spectrum = replace(spectrum, eigenvalues=g.where(g >= smallest**2, 0.0))
+        inverse = spectrum.inverse_singular_values
+        return spectrum, inverse * self.y, inverse * per_row(self.problem.sigma, inverse)

@@ -30,9 +30,15 @@ COUNT = 3
 
 
 def gaussian_field(
-    seed: int, *, sigma: float = 0.05, observed: int = 8
+    seed: int,
+    *,
+    sigma: float | Tensor = 0.05,
+    observed: int = 8,
+    size: int = 4,
+    smooth: float = 0.0,
+    operator: LinearOperator | None = None,
 ) -> tuple[Gaussian, Problem]:
-    """Draw a Gaussian prior on 1x4x4 images and one inpainting problem under it, float64.
+    """Draw a Gaussian prior on square images and one problem under it, float64.
 
     Pixels have means .3 to .7 and standard deviations .1 to .2, correlated as exp(-distance /
     length) with a length of 1 to 3 pixels.
@@ -40,21 +46,31 @@ def gaussian_field(
     Args:
         seed: Draws prior, mask, truth and noise.
         sigma: Of the measurement noise.
-        observed: Pixels seen of 16.
+        observed: Pixels seen, of size^2, where no operator is given.
+        size: Height and width.
+        smooth: If above 0, the length in pixels of a Matern 5/2 correlation instead, which hangs
+            together over long distances.
+        operator: For images (1, size, size); inpainting if None.
     """
     g = torch.Generator().manual_seed(seed)
+    pixels = size**2
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=g, dtype=torch.float64)
 
-    places = torch.cartesian_prod(*[torch.arange(4, dtype=torch.float64)] * 2)
-    length, std = 1 + 2 * uniform(1), 0.1 + 0.1 * uniform(16)
-    covariance = std[:, None] * std * torch.exp(-torch.cdist(places, places) / length)
-    prior = Gaussian.from_covariance(0.3 + 0.4 * uniform(1, 4, 4), covariance)
-    mask = torch.zeros(16, dtype=torch.bool)
-    mask[torch.randperm(16, generator=g)[:observed]] = True
+    places = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float64)] * 2)
+    length, std = 1 + 2 * uniform(1), 0.1 + 0.1 * uniform(pixels)
+    distance = torch.cdist(places, places)
+    correlation = torch.exp(-distance / length)
+    if smooth > 0:
+        r = 5**0.5 * distance / smooth
+        correlation = (1 + r + r**2 / 3) * torch.exp(-r)
+    covariance = std[:, None] * std * correlation
+    prior = Gaussian.from_covariance(0.3 + 0.4 * uniform(1, size, size), covariance)
+    mask = torch.zeros(pixels, dtype=torch.bool)
+    mask[torch.randperm(pixels, generator=g)[:observed]] = True
     x = prior.sample(1, generator=g)
-    operator = Inpainting(mask.reshape(1, 4, 4))
+    operator = operator or Inpainting(mask.reshape(1, size, size))
     return prior, Problem.simulate(x, operator, GaussianNoise(sigma), generator=g)
 
 

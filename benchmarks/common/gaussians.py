@@ -41,6 +41,7 @@ SOLVERS = {
     "DDRM": DDRM(),
     "DDRM published, 100": DDRM.published(steps=100),
     "DDNM": DDNM(),
+    "DDNM published": DDNM.published(),
     "DPS": DPS(),
     "DPS published": DPS.published(),
     "SMC": SMC(particles=2000),

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from genprior.operators import Problem
 from genprior.solvers.base import Counted
-from genprior.solvers.walk.levels import ddpm_grid, noise_grid
+from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, renewed, row_norm
+from genprior.solvers.walk.steps import per_level, renewal, renewed, row_norm
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,35 @@ class DDRM(DiffusionSolver):
     """Denoising Diffusion Restoration Models.
 
     In the coordinates of the singular value decomposition, xbar = V^T x and
-    ybar_i = (U^T y)_i / s_i, with x0 = denoise(x_{t+1}) and n standard normal,
+    ybar_i = (U^T y)_i / s_i, with x0 = denoise(x_{t+1}) and n standard normal, from sigma to the
+    next level sigma',
 
-        s_i = 0:               x0bar + sqrt(1 - eta^2) sigma_t (xbar - x0bar) / sigma_{t+1}
-                                     + eta sigma_t n
-        sigma_t < sigma_y/s_i: x0bar + sqrt(1 - eta^2) sigma_t (ybar - x0bar) / (sigma_y / s_i)
-                                     + eta sigma_t n
-        else:                  (1 - eta_b) x0bar + eta_b ybar
-                                     + sqrt(sigma_t^2 - eta_b^2 sigma_y^2 / s_i^2) n
+        s_i = 0:              x0bar + k (xbar - x0bar) + sqrt(eta^2 sigma'^2 + v_k) n,
+                              k = sqrt(1 - eta^2) sigma' / sigma
+        sigma' < sigma_y/s_i: x0bar + k (xbar - x0bar) + sqrt(sigma'^2 - k^2 sigma^2 + v_k) n,
+                              k = (sigma' / sigma)^2
+        else:                 x0bar + eta_b (ybar - x0bar)
+                                    + sqrt(sigma'^2 - eta_b^2 sigma_y^2 / s_i^2 + v_k) n,
+                              k = eta_b
+
+    with v_k = unknown (1 - k)^2 r^2, the variance that x0 has about its mean (0 in the last
+    step).
+
+    The paper's second case is the first with (ybar - x0bar) / (sigma_y / s_i) for
+    (xbar - x0bar) / sigma. But ybar is a noisy look at x, at the level sigma_y / s_i. Once the
+    walk has passed that level, x holds what y says; to take it as news again and again narrows
+    the samples and shifts their mean.
 
     Attributes:
         eta, eta_b: As above, in [0, 1].
-        ddpm_levels: Walk down DDPM's own levels, as published.
+        unknown: x0's variance about its mean as a share of r^2 (see `Walk`), which is that of
+            white data. Pixels that hang together know more of each other: 1 makes images too
+            varied, 0 Gaussians too narrow.
+        as_published: The paper's second case, v = 0, and DDPM's own levels.
+        smallest: Singular values below it count as zero.
 
-    Source: Kawar et al. 2022, arXiv:2201.11793, equations 7 and 8. Differs: the levels end near
-        sigma_y, since every level further down takes y as news and narrows the samples; the
-        start counts the data's spread.
+    Source: Kawar et al. 2022, arXiv:2201.11793, equations 7 and 8. Differs: as above; levels
+        follow sigma_y; the start counts the data's spread.
     """
 
     linear: ClassVar[bool] = True
@@ -44,45 +57,59 @@ class DDRM(DiffusionSolver):
 
     eta: float = 0.95
     eta_b: float = 1.0
-    ddpm_levels: bool = False
+    unknown: float = 0.5
+    as_published: bool = False
+    smallest: float = 0.0
 
     @classmethod
     def published(cls, *, steps: int = 20) -> DDRM:
-        """The paper's settings: 20 of DDPM's 1000 levels, eta .85, eta_b 1. No units to convert:
-        a share of the noise is the same in [0, 1] as in [-1, 1]."""
-        return cls(steps=steps, eta=0.85, ddpm_levels=True)
+        """The paper's settings: 20 of DDPM's 1000 levels, eta .85, eta_b 1.
+
+        Singular values under .03 count as zero, as in the paper's code for blurs. No units to
+        convert: a share of the noise is the same in [0, 1] as in [-1, 1].
+        """
+        return cls(steps=steps, eta=0.85, as_published=True, smallest=0.03)
 
     def levels(self, problem: Problem, prior: Counted) -> Tensor:
-        if self.ddpm_levels:
+        if self.as_published:
             return ddpm_grid(problem, self.steps)
-        return noise_grid(problem, prior, self.steps, below_noise=0.5, below_data=0.3)
+        return super().levels(problem, prior)
 
     def descend(self, walk: Walk) -> Tensor:
-        svd, ybar, noise = walk.data.decomposed(type(self).__name__)
+        svd, ybar, noise = walk.data.decomposed(type(self).__name__, smallest=self.smallest)
         x = self.start(walk)
-        ((first,),) = per_level(ybar, walk.sigmas[:1])
-        share, fresh = self._towards_y(first, noise)
         xbar = svd.vt(x)
-        change = share * (ybar - xbar) + fresh * svd.vt(walk.noise(x))
+        ((first,),) = per_level(ybar, walk.sigmas[:1])
+        noisy = ybar + (first**2 - noise**2).clamp(min=0).sqrt() * svd.vt(walk.noise(x))
+        change = torch.where(first >= noise, noisy - xbar, 0.0)
         x, xbar = x + svd.v(change), xbar + change
-        kept = (1 - self.eta**2) ** 0.5 * walk.lower / walk.sigmas
-        in_x, in_y = per_level(x, kept, self.eta * walk.lower), per_level(ybar, kept, walk.lower)
-        for sigma, (k, s), (kbar, lower) in zip(walk.sigmas, in_x, in_y, strict=True):
-            x0 = walk.keep_sound(walk.prior.denoise(x, sigma), x)
+        free, passed, v = self._coefficients(walk)
+        in_x = per_level(x, *free)
+        in_y = per_level(ybar, walk.sigmas, walk.lower, *free, *passed, v)
+        for (k, s), (sigma, lower, k0, s0, k1, s1, v1) in zip(in_x, in_y, strict=True):
+            level = sigma.flatten()
+            x0 = walk.keep_sound(walk.prior.denoise(x, level), x)
             n = walk.noise(x)
             x0bar, nbar = svd.vt(x0), svd.vt(n)
             walk.record(x0, row_norm(walk.data.y - svd.singular_values * x0bar))
-            share, fresh = self._towards_y(lower, noise)
-            seen = share * (ybar - x0bar) + fresh * nbar
-            free = kbar * (xbar - x0bar) + self.eta * lower * nbar
-            x = renewed(x0, x, k, s, n) + svd.v(seen - free)
+            look = sigma / noise * (ybar - x0bar) if self.as_published else xbar - x0bar
+            rest = (lower**2 - (self.eta_b * noise) ** 2 + v1).clamp(min=0).sqrt()
+            towards_y = self.eta_b * (ybar - x0bar) + rest * nbar
+            seen = torch.where(lower < noise, k1 * look + s1 * nbar, towards_y)
+            # what `renewed` does to all directions, it is not to do to those that y shows
+            x = renewed(x0, x, k, s, n) + svd.v(seen - k0 * (xbar - x0bar) - s0 * nbar)
             xbar = x0bar + seen
         return x
 
-    def _towards_y(self, lower: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The last two cases of the formula, on coefficients: x0 + share (y - x0) + fresh n."""
-        below = lower < noise
-        kept = (1 - self.eta**2) ** 0.5
-        share = torch.where(below, kept * lower / noise, self.eta_b)
-        fresh = (lower**2 - (self.eta_b * noise) ** 2).clamp(min=0).sqrt()
-        return share, torch.where(below, self.eta * lower, fresh)
+    def _coefficients(self, walk: Walk) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Return k and the noise's std in the first and the second case, and v in the third."""
+        sigmas, lower = walk.sigmas, walk.lower
+        free = (1 - self.eta**2) ** 0.5 * lower / sigmas, self.eta * lower
+        if self.as_published:
+            return free, free, torch.zeros_like(lower)
+        r2 = self.unknown * walk.uncertainty(sigmas) * (lower > 0)
+
+        def drawn(k: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+            return k, (s**2 + (1 - k) ** 2 * r2).sqrt()
+
+        return drawn(*free), drawn(*renewal(sigmas, lower)), (1 - self.eta_b) ** 2 * r2

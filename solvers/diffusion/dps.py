@@ -14,6 +14,9 @@ from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import per_level, plus, renewal, renewed
 
+TRUSTED = 2.0
+"""Longest residual that is followed, as a multiple of the length that is expected of it."""
+
 
 @dataclass(frozen=True)
 class DPS(DiffusionSolver):
@@ -26,13 +29,15 @@ class DPS(DiffusionSolver):
     are weighted by the inverse of their standard deviation. A may be nonlinear. One
     vector-Jacobian product a step.
 
-    The paper leaves zeta_i to be tuned. Here it is matched: that multiple of the unit gradient
-    which a likelihood N(y; A x0, sigma_y^2 + a r_i^2) asks for at the residual it expects,
+    The paper leaves zeta_i to be tuned, and its step has one length however well x0 fits. Here
+    the step is that of a likelihood N(y; A x0, (sigma_y^2 + a r_i^2) I),
 
-        zeta_i = zeta sqrt(m) (sigma_i^2 - sigma_{i-1}^2) / sqrt(sigma_y^2 + a r_i^2)
+        zeta_i = zeta |y - A x0| (sigma_i^2 - sigma_{i-1}^2) / (sigma_y^2 + a r_i^2)
 
-    with m observed entries, r_i^2 = sigma_i^2 s^2 / (sigma_i^2 + s^2), s the prior's standard
-    deviation and a = |A^T u|^2 for the unit residual u.
+    with r_i^2 = sigma_i^2 s^2 / (sigma_i^2 + s^2), s the prior's standard deviation and
+    a = |A^T u|^2 for the unit residual u. A residual over `TRUSTED` times the length that this
+    likelihood expects, sqrt(m (sigma_y^2 + a r_i^2)) for m observed entries, counts as that
+    long, which keeps steps bounded where A is nonlinear.
 
     Attributes:
         zeta: Scale of the step.
@@ -68,19 +73,18 @@ class DPS(DiffusionSolver):
             norm, pulled = walk.residual_gradient(x0.detach())
             (gradient,) = torch.autograd.grad(x0, x, pulled)
             x, x0 = x.detach(), x0.detach()
-            zeta = self._zeta(walk, sigma, lower, pulled.flatten(1).square().sum(1))
+            a = pulled.flatten(1).square().sum(1)
+            zeta = self._zeta(walk, sigma, lower, norm, a)
             n = None if walk.last else walk.noise(x)
             ahead = plus(renewed(x0, x, k, s, n), -zeta, gradient)
             x = walk.keep_sound(ahead, x)
             walk.record(x0, norm)
         return x
 
-    def _zeta(self, walk: Walk, sigma: Tensor, lower: Tensor, a: Tensor) -> Tensor:
+    def _zeta(self, walk: Walk, sigma: Tensor, lower: Tensor, norm: Tensor, a: Tensor) -> Tensor:
         if not self.matched:
             return self.zeta / 2 * ((1 + 4 * sigma**2) * (1 + 4 * lower**2)).sqrt()
-        r2 = walk.uncertainty(sigma)
-        expected = (walk.sigma_y**2 + a * r2).sqrt()
-        drop = (sigma**2 - lower**2) / expected
-        return (
-            self.zeta * walk.problem.observed_count.sqrt() * torch.where(expected > 0, drop, 0.0)
-        )
+        variance = walk.sigma_y**2 + a * walk.uncertainty(sigma)
+        length = TRUSTED * (walk.problem.observed_count * variance).sqrt()
+        step = torch.minimum(norm, length) * (sigma**2 - lower**2) / variance
+        return self.zeta * torch.where(variance > 0, step, 0.0)
