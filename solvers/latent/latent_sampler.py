@@ -96,7 +96,7 @@ class LatentSampler(Solver):
         shape = (len(y), chunk.samples)
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
-            converged=(r_hat <= R_HAT) & explained.double().mean(1).gt(0.5),
+            converged=(r_hat <= R_HAT) & explained.all(1),
             latents=z.unflatten(0, shape),
             trace={
                 "energy": energies,
