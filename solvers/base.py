@@ -184,7 +184,7 @@ class Solver(ABC):
 
     def _warn(self, found: Solution) -> None:
         """Say once which images have not converged, and what to try."""
-        failed = (~found.converged).nonzero().flatten().tolist()
+        failed = found.converged.logical_not().nonzero().flatten().tolist()
         if not failed:
             return
         named = ", ".join(map(str, failed[:8])) + ", ..." * (len(failed) > 8)

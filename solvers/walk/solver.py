@@ -24,7 +24,7 @@ class DiffusionSolver(Solver):
     """Base of the solvers that walk down the noise levels of a `DenoisingPrior`.
 
     A method gives `descend`, and where its own differ `levels`, `start` and `refuse`. The trace's
-    last entry, at sigma 0, is of the images returned; where one of them is further from y than
+    last entry, at sigma 0, is of the images returned; where they are further from y than
     noise explains, `converged` is False.
 
     Attributes:
@@ -127,11 +127,10 @@ class DiffusionSolver(Solver):
             x = torch.where(first(observed.expand_as(y)), first(y), x)
         rows = first(torch.arange(len(walk.problem.y), device=x.device))
         problem, sound = walk.problem.take(rows), first(walk.sound)
-        last = misfit(problem, x)
-        explained = per_image(last <= largest_misfit(problem)).all(-1)
+        last = per_image(torch.where(sound, misfit(problem, x), torch.nan)).mean(-1)
+        explained = last <= per_image(largest_misfit(problem))[:, 0]
         residual = per_image(walk.residuals()).mean(-1)
         sigma = per_image(walk.sigmas[: len(residual)]).mean(-1)
-        last = per_image(torch.where(sound, last, torch.nan)).mean(-1)
         return Solution(
             samples=x.reshape(count, walk.samples, *x.shape[1:]),
             mean=None if walk.mean is None else walk.mean[:: walk.samples],
