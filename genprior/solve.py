@@ -6,7 +6,7 @@ from genprior.operators import Identity, Problem
 from genprior.operators.random import Generators
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
 from genprior.solvers import (
-    DPS,
+    DAPS,
     MMPS,
     DenoisingPosterior,
     ExactPosterior,
@@ -21,7 +21,7 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
     """Choose a sampler: exact where there is one, never a point estimate.
 
     For a denoising prior DenoisingPosterior where the task is denoising, MMPS for any other linear
-    operator with Gaussian noise, else DPS; for one that has only a latent, LatentSampler.
+    operator with Gaussian noise, else DAPS; for one that has only a latent, LatentSampler.
 
     Raises:
         TypeError: No sampler serves this pair.
@@ -30,7 +30,7 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
         if not problem.linear_gaussian:
-            return DPS()
+            return DAPS()
         return DenoisingPosterior() if isinstance(problem.operator, Identity) else MMPS()
     if isinstance(prior, LatentPrior):
         return LatentSampler()

@@ -26,7 +26,7 @@ DAMPING = 1e-4
 def randomised_draw(walk: Walk, x0hat: Tensor, r2: Tensor, before: Tensor) -> Tensor:
     """Draw x0, about from N(x0; x0hat, r^2 I) p(y | x0), by a minimum of what noise has moved.
 
-        x0 = argmin_x |W (y - A(x)) + n|^2 + |x - (x0hat + r n')|^2 / r^2,   W = 1 / std(y | A x)
+        x0 = argmin_x |W (y - A(x)) + n|^2 + |x - (x0hat + r n')|^2 / r^2,   W = 1 / std(y | A(x0hat))
 
     Matheron's rule where A is linear, and exact there; else right to the first order in what A
     curves within the posterior. A pixel at which A is flat (clipped) comes from the guess alone.
@@ -47,15 +47,15 @@ def randomised_draw(walk: Walk, x0hat: Tensor, r2: Tensor, before: Tensor) -> Te
     guess = plus(x0hat, r, walk.noise(x0hat))
     n = problem.operator.keep_observed(walk.noise(y))
     x = torch.maximum(torch.minimum(before, x0hat + r), x0hat - r)
+    least = DAMPING**0.5 * per_row(r2.sqrt(), y)
+    w = 1 / torch.maximum(noise_std(problem, problem.operator(x0hat)), least)
     for i in range(STEPS):
         clean, forward, adjoint = linearise(problem, x)
-        least = DAMPING**0.5 * per_row(r2.sqrt(), y)
-        w = 1 / torch.maximum(noise_std(problem, clean), least)
         downhill = adjoint(w * (w * (y - clean) + n)) + (guess - x) / r**2
         # the exact diagonal of J^T W^2 J where an entry of y sees one pixel
         diagonal = adjoint(problem.operator.keep_observed(w.expand_as(y))) ** 2 + 1 / r**2
         step, _, _ = conjugate_gradient(
-            lambda v, w=w, f=forward, t=adjoint: t(w**2 * f(v)) + v / r**2,
+            lambda v, f=forward, t=adjoint: t(w**2 * f(v)) + v / r**2,
             downhill,
             tolerance=TOLERANCE,
             max_iterations=ITERATIONS,

@@ -131,15 +131,17 @@ class Walk:
         """Return |y - A(x0)|, weighted, (R,)."""
         return row_norm(self.weighted(self.data.residual(x0)))
 
-    def residual_gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |y - A(x0)|, weighted, (R,), and its gradient in x0."""
+    def residual_gradient(
+        self, x0: Tensor, *, about: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return |y - A(x0)|, weighted as at `about` (x0 if None), (R,), and its gradient."""
         if not self.problem.linear:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_()
                 norm = self.residual_norm(x0)
                 return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
         residual = self.data.residual(x0)
-        weights = self.weights(residual)
+        weights = self.weights(residual if about is None else self.data.residual(about))
         residual = weights * residual
         norm = row_norm(residual)
         downhill = residual / per_row(torch.where(norm > 0, -norm, 1.0), residual)
