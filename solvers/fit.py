@@ -12,6 +12,9 @@ MISFIT = 1.5
 """A sample of the posterior has a misfit of 1, trained networks of 1.0 to 1.4; above this, and
 five standard deviations of what noise does where y has few entries, y is not explained."""
 
+LEAST_COUNT = 0.2
+"""The fewest photons that an entry's Poisson variance is taken of; an image may be 0 or less."""
+
 NOISE_FREE_MISFIT = 0.1
 """The same without noise, as a share of y's root mean square: a walk ends short of 0."""
 
@@ -19,7 +22,7 @@ NOISE_FREE_MISFIT = 0.1
 def noise_std(problem: Problem, clean: Tensor) -> Tensor:
     """Return the standard deviation of each entry of y about clean = A(x), broadcasting to it.
 
-    Poisson's is sqrt(clean / peak), at least that of one count: y itself must not say it, for
+    Poisson's is sqrt(clean / peak), at least that of `LEAST_COUNT`: y itself must not say it, for
     the pixels that caught few photons by chance would weigh most, and light would be lost.
 
     Raises:
@@ -28,7 +31,7 @@ def noise_std(problem: Problem, clean: Tensor) -> Tensor:
     if not isinstance(problem.noise, PoissonNoise):
         return per_row(problem.sigma, clean)
     peak = per_row(problem.noise.peak, clean)
-    return torch.maximum(clean, 1 / peak).div(peak).sqrt()
+    return torch.maximum(clean, LEAST_COUNT / peak).div(peak).sqrt()
 
 
 def misfit(problem: Problem, x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ DAMPING = 1e-4
 def randomised_draw(walk: Walk, x0hat: Tensor, r2: Tensor, before: Tensor) -> Tensor:
     """Draw x0, about from N(x0; x0hat, r^2 I) p(y | x0), by a minimum of what noise has moved.
 
-        x0 = argmin_x |W (y - A(x)) + n|^2 + |x - (x0hat + r n')|^2 / r^2,   W = 1 / std(y | A(x0hat))
+        x0 = argmin_x |W (y - A(x)) + n|^2 + |x - (x0hat + r n')|^2 / r^2
+        W = 1 / std(y | A(x0hat))
 
     Matheron's rule where A is linear, and exact there; else right to the first order in what A
     curves within the posterior. A pixel at which A is flat (clipped) comes from the guess alone.
