@@ -6,7 +6,7 @@ from genprior.operators import Identity, Problem
 from genprior.operators.random import Generators
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
 from genprior.solvers import (
-    DPS,
+    DAPS,
     MMPS,
     DenoisingPosterior,
     ExactPosterior,
@@ -17,12 +17,13 @@ from genprior.solvers import (
 from genprior.solvers.chunks import Tracking
 
 
-def default_solver(problem: Problem, prior: Prior) -> Solver:
+def default_solver(problem: Problem, prior: Prior, *, num_samples: int = 1) -> Solver:
     """Choose a sampler: exact where there is one, never a point estimate.
 
     For a denoising prior DenoisingPosterior where the task is denoising, steered MMPS for any
-    other linear operator with Gaussian noise, else DPS; for one with a latent alone,
-    LatentSampler.
+    other linear operator with Gaussian noise, else DAPS; for one with a latent alone,
+    LatentSampler. DAPS draws `num_samples` in pairs of opposite noise where they are 4, 6, ...:
+    their mean is then no worse than the exact one of the Gaussian approximation.
 
     Raises:
         TypeError: No sampler serves this pair.
@@ -31,7 +32,7 @@ def default_solver(problem: Problem, prior: Prior) -> Solver:
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
         if not problem.linear_gaussian:
-            return DPS()
+            return DAPS(antithetic=num_samples >= 4 and num_samples % 2 == 0)
         if isinstance(problem.operator, Identity):
             return DenoisingPosterior()
         return MMPS.steered()
@@ -76,7 +77,7 @@ def solve(
         raise TypeError(
             f"solve takes a Prior second, not {type(prior).__name__}; genprior.load gives one"
         )
-    solver = solver or default_solver(problem, prior)
+    solver = solver or default_solver(problem, prior, num_samples=num_samples)
     return solver(
         problem,
         prior,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ class Solver(ABC):
             )
             parts.append((b0, self._solve_safely(chunk, counted)))
         found = join(parts)
+        self._warn(found)
         std = found.std
         if std is None and num_samples > 1:
             std = paired_std(found.samples) if self._paired else found.samples.std(1)
@@ -179,6 +181,30 @@ class Solver(ABC):
     @abstractmethod
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
         """Solve one chunk. Called without gradients; enable them where they are needed."""
+
+    def _warn(self, found: Solution) -> None:
+        """Say once which images have not converged, and what to try."""
+        failed = found.converged.logical_not().nonzero().flatten().tolist()
+        if not failed:
+            return
+        named = ", ".join(map(str, failed[:8])) + ", ..." * (len(failed) > 8)
+        residual = found.trace.get("residual")
+        how_far = (
+            ""
+            if residual is None
+            else (
+                "; the last residual |y - A x| is "
+                + ", ".join(f"{float(residual[-1, i]):.3g}" for i in failed[:8])
+                + ", where noise makes it 1"
+            )
+        )
+        warnings.warn(
+            f"{type(self).__name__}: {len(failed)} of {len(found.converged)} images have not "
+            f"converged: number {named}{how_far}. Try more steps, another solver, or a "
+            "larger sigma if that is a guess",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     @property
     def _paired(self) -> bool:

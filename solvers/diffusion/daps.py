@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
-from genprior.operators.base import per_row
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
+from genprior.solvers.walk.gauss_newton import randomised_draw
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
@@ -39,43 +39,40 @@ class DAPS(DiffusionSolver):
         x0 ~ N(x0; x0hat, r_t^2 I) p(y | x0)
         x_{t-1} = x0 + sigma_{t-1} n
 
-    For a linear A and Gaussian noise the middle step is drawn exactly; else by Langevin's
-    equation, started from N(x0hat, r_t^2 I), which costs no network evaluation. Poisson noise
-    enters there by its normal approximation with the variances that y shows.
+    For a linear A and Gaussian noise the middle step is drawn exactly, else by
+    `randomised_draw`. Poisson noise enters there by its normal approximation, with the variances
+    that A x0 shows.
 
     Attributes:
         steps: Network evaluations; steps / flow_steps noise levels.
         flow_steps: Evaluations for each probability flow; 1 makes x0hat the denoised image.
-        langevin_steps: Steps for what has no exact draw.
 
     Source: Zhang et al. 2025, arXiv:2407.01521, Algorithm 1. Differs: r_t^2 =
         sigma_t^2 s^2 / (sigma_t^2 + s^2) with the prior's standard deviation s instead of
-        sigma_t^2; levels follow sigma_y; the exact draw.
+        sigma_t^2; levels follow sigma_y; these draws in place of Langevin's.
     """
 
     flow_steps: int = 1
-    langevin_steps: int = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.flow_steps <= self.steps or self.langevin_steps < 1:
+        if not 1 <= self.flow_steps <= self.steps:
             raise ValueError(
-                f"DAPS: flow_steps must be 1 to steps ({self.steps}) and langevin_steps at least "
-                f"1, not {self.flow_steps} and {self.langevin_steps}"
+                f"DAPS: flow_steps must be 1 to steps ({self.steps}), not {self.flow_steps}"
             )
 
     def levels(self, problem: Problem, prior: Counted) -> Tensor:
         return noise_grid(problem, prior, self.steps // self.flow_steps)
 
     def descend(self, walk: Walk) -> Tensor:
-        x = self.start(walk)
+        x, x0 = self.start(walk), None
         r2s = walk.uncertainty(walk.sigmas)
         for sigma, r2, (s,) in zip(walk.sigmas, r2s, per_level(x, walk.lower), strict=True):
             x0hat = self._flow(walk, x, sigma)
             if walk.problem.linear_gaussian:
                 x0 = conditional_draw(walk.data, x0hat, r2, walk.noise)
             else:
-                x0 = self._langevin_draw(walk, x0hat, r2)
+                x0 = randomised_draw(walk, x0hat, r2, x0hat if x0 is None else x0)
             x0 = walk.keep_sound(x0, x)
             walk.record(x0)
             x = plus(x0, s, walk.noise(x))
@@ -87,18 +84,3 @@ class DAPS(DiffusionSolver):
         low = torch.minimum(walk.sigmas[-1], sigma)
         grid = samplers.log_uniform(sigma, low, self.flow_steps, like=x)
         return DPMSolver()(walk.prior.denoise, x, grid)
-
-    def _langevin_draw(self, walk: Walk, x0hat: Tensor, r2: Tensor) -> Tensor:
-        """Run Langevin's equation; the step is a share of the target's smallest variance.
-
-        |A^T u|^2 for the unit residual u stands for A's squared largest singular value.
-        """
-        sigma2 = walk.sigma_y**2
-        x = x0hat + per_row(r2.sqrt(), x0hat) * walk.noise(x0hat)
-        for _ in range(self.langevin_steps):
-            norm, pulled = walk.residual_gradient(x)
-            a = pulled.flatten(1).square().sum(1)
-            step = 0.5 / (1 / r2 + a / sigma2)
-            drift = per_row(norm / sigma2, x) * pulled + (x - x0hat) / per_row(r2, x)
-            x = x - per_row(step, x) * drift + per_row((2 * step).sqrt(), x) * walk.noise(x)
-        return x

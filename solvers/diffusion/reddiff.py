@@ -16,6 +16,9 @@ from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import per_level, plus
 
 BETA1, BETA2 = 0.9, 0.99
+SMOOTHING = 0.05
+"""Share of the newest denoised image in the running mean that Poisson variances are taken of: mu
+itself follows the counts, and low ones would weigh most."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,13 @@ class REDDiff(DiffusionSolver):
     def descend(self, walk: Walk) -> Tensor:
         mu = walk.prior.data_mean.to(walk.problem.y).expand(walk.shape)
         first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-        scale = walk.prior.data_scale
+        smooth, scale = mu, walk.prior.data_scale
         weights = self._weights(walk)
         levels = zip(walk.sigmas, per_level(mu, walk.sigmas, weights), strict=True)
-        norm, pulled = walk.residual_gradient(mu)
         for step, (sigma, (s, weight)) in enumerate(levels, start=1):
             x0 = walk.prior.denoise(plus(mu, s, walk.noise(mu)), sigma)
+            smooth = smooth.lerp(x0, SMOOTHING)
+            norm, pulled = walk.residual_gradient(mu, about=smooth)
             gradient = plus(weight * (mu - x0), norm, pulled)
             first = first.lerp(gradient, 1 - BETA1)
             second = second.lerp(gradient**2, 1 - BETA2)
@@ -76,8 +80,7 @@ class REDDiff(DiffusionSolver):
             fall = 1.0 if self.ddpm_levels else 1 - (step - 1) / self.steps
             rate = self.rate * fall * scale / (1 - BETA1**step)
             mu = walk.keep_sound(mu - rate * first / size, mu)
-            norm, pulled = walk.residual_gradient(mu)
-            walk.record(mu, norm)
+            walk.record(mu)
         return mu
 
     def _weights(self, walk: Walk) -> Tensor:

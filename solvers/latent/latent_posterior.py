@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from genprior.operators import GaussianNoise, PoissonNoise, Problem
+from genprior.operators import GaussianNoise, Problem
 from genprior.operators.base import per_row
 from genprior.operators.linear.spectrum import Map
 from genprior.operators.random import normal
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
-
-EXPLAINED = 2.0
-"""A measurement is explained where its residual is at most this many times what noise gives,
-and five standard deviations of that where it has few entries."""
+from genprior.solvers.fit import MISFIT, largest_misfit, misfit
 
 
 @dataclass(frozen=True)
@@ -76,24 +73,16 @@ class LatentPosterior:
     def misfit(self, z: Tensor) -> Tensor:
         """Root mean square of y - A(decode(z)) in units of what its spread should be, (n,)."""
         x = self.prior.decode(z)
-        count, noise = self.problem.observed_count, self.problem.noise
         if self.decoder_std:
             value, _ = self._scattered(x)
-            return (2 * value / count).sqrt()
-        residual = self.problem.residual(x)
-        if isinstance(noise, GaussianNoise):
-            squares = (residual / per_row(noise.sigma, residual)).square()
-        elif isinstance(noise, PoissonNoise):
-            variance = self.problem.operator(x) / per_row(noise.peak, residual)
-            floor = per_row(noise.peak, residual) ** -2.0  # the spread of an empty pixel's count
-            squares = residual.square() / variance.clamp(min=floor)
-        else:
-            squares = residual.square()
-        return (squares.flatten(1).sum(1) / count).sqrt()
+            return (2 * value / self.problem.observed_count).sqrt()
+        return misfit(self.problem, x)
 
     def explains(self, misfit: Tensor) -> Tensor:
         """Say for which rows a misfit is no worse than noise, roughly, makes it, (n,) bool."""
-        return misfit <= EXPLAINED + 5 / (2 * self.problem.observed_count).sqrt()
+        if self.decoder_std:
+            return misfit <= MISFIT + 5 / (2 * self.problem.observed_count).sqrt()
+        return misfit <= largest_misfit(self.problem)
 
     def mean_image(self, z: Tensor) -> Tensor:
         """Return E[x | z, y], (n, C, H, W): decode(z), moved towards y where x scatters."""

@@ -90,17 +90,16 @@ class LatentSampler(Solver):
         z = self._spread(draws, chunk.samples)
         found = latent_posterior(prior, chunk.rows, self.decoder_variance)
         z = z.flatten(0, 1).unflatten(1, prior.latent_shape)
-        misfit = found.misfit(z)
-        explained = found.explains(misfit).view(len(y), -1)
+        misfit = found.misfit(z).view(len(y), -1).mean(1)
         r_hat = split_r_hat(draws).amax(-1)
         shape = (len(y), chunk.samples)
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
-            converged=(r_hat <= R_HAT) & explained.double().mean(1).gt(0.5),
+            converged=(r_hat <= R_HAT) & posterior.take(images * self.chains).explains(misfit),
             latents=z.unflatten(0, shape),
             trace={
                 "energy": energies,
-                "residual": misfit.view(shape).mean(1)[None],
+                "residual": misfit[None],
                 "r_hat": r_hat[None],
                 "ess": effective_sample_size(draws).amin(-1)[None],
                 "acceptance": acceptance[None],

@@ -19,15 +19,11 @@ ABOVE_DATA = 100.0
 
 def noise_level(problem: Problem) -> Tensor:
     """Return the std of an average entry of y, (B,): sigma, or that of Poisson counts."""
-    if isinstance(problem.noise, PoissonNoise):
-        return poisson_std(problem, problem.noise).flatten(1).square().mean(1).sqrt()
-    return problem.sigma
-
-
-def poisson_std(problem: Problem, noise: PoissonNoise) -> Tensor:
-    """Estimate each entry's std sqrt(y / peak); a count of zero passes for one."""
-    peak = per_row(noise.peak, problem.y)
-    return torch.maximum(problem.y, 1 / peak).div(peak).sqrt()
+    if not isinstance(problem.noise, PoissonNoise):
+        return problem.sigma
+    photons = problem.operator.keep_observed(problem.y).flatten(1).sum(1)
+    peak = per_row(problem.noise.peak, photons)
+    return (torch.maximum(photons, 1 / peak) / (peak * problem.observed_count)).sqrt()
 
 
 def noise_grid(

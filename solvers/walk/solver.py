@@ -14,6 +14,7 @@ from genprior.operators.base import per_row
 from genprior.priors.base import DenoisingPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import Chunk, Solution
+from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.state import Walk
 
@@ -22,7 +23,9 @@ from genprior.solvers.walk.state import Walk
 class DiffusionSolver(Solver):
     """Base of the solvers that walk down the noise levels of a `DenoisingPrior`.
 
-    A method gives `descend`, and where its own differ `levels`, `start` and `refuse`.
+    A method gives `descend`, and where its own differ `levels`, `start` and `refuse`. The trace's
+    last entry, at sigma 0, is of the images returned; where they are further from y than
+    noise explains, `converged` is False.
 
     Attributes:
         steps: Noise levels, as many as there are network evaluations unless the solver says so.
@@ -122,13 +125,18 @@ class DiffusionSolver(Solver):
         if self.keep_measured and observed is not None:
             y = walk.problem.y
             x = torch.where(first(observed.expand_as(y)), first(y), x)
-        residual = walk.residuals()
+        rows = first(torch.arange(len(walk.problem.y), device=x.device))
+        problem, sound = walk.problem.take(rows), first(walk.sound)
+        last = per_image(torch.where(sound, misfit(problem, x), torch.nan)).mean(-1)
+        explained = last <= per_image(largest_misfit(problem))[:, 0]
+        residual = per_image(walk.residuals()).mean(-1)
+        sigma = per_image(walk.sigmas[: len(residual)]).mean(-1)
         return Solution(
             samples=x.reshape(count, walk.samples, *x.shape[1:]),
             mean=None if walk.mean is None else walk.mean[:: walk.samples],
-            converged=per_image(walk.sound).all(-1),
+            converged=per_image(walk.sound).all(-1) & explained,
             trace={
-                "sigma": per_image(walk.sigmas[: len(residual)]).mean(-1),
-                "residual": per_image(residual).mean(-1),
+                "sigma": torch.cat([sigma, torch.zeros_like(sigma[:1])]),
+                "residual": torch.cat([residual, last[None]]),
             },
         )

@@ -14,7 +14,8 @@ from genprior.operators.base import per_row
 from genprior.operators.random import normal
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
-from genprior.solvers.walk.levels import noise_level, poisson_std
+from genprior.solvers.fit import noise_std
+from genprior.solvers.walk.levels import noise_level
 from genprior.solvers.walk.steps import finite_rows, row_norm, surely_finite, where_rows
 
 
@@ -110,32 +111,41 @@ class Walk:
         """The problem in the coordinates of its operator's spectrum."""
         return DataTerm.of(self.problem)
 
-    @cached_property
-    def weights(self) -> Tensor | None:
-        """What brings each entry of y to the noise level of an average one; None for 1."""
+    def weights(self, residual: Tensor) -> Tensor | float:
+        """What brings each entry of y - A x0 to the noise level of an average one.
+
+            w = sigma_y / std(y | A x0)
+
+        1 for Gaussian noise; Poisson's follows x0, and gradients treat it as a constant.
+        """
         if not isinstance(self.problem.noise, PoissonNoise):
-            return None
-        std = poisson_std(self.problem, self.problem.noise)
+            return 1.0
+        std = noise_std(self.problem, self.data.y - residual.detach())
         return per_row(self.sigma_y, std) / std
 
-    def _weighted(self, residual: Tensor) -> Tensor:
-        return residual if self.weights is None else self.weights * residual
+    def weighted(self, residual: Tensor) -> Tensor:
+        """Return `weights` times the residual y - A x0."""
+        return self.weights(residual) * residual
 
     def residual_norm(self, x0: Tensor) -> Tensor:
         """Return |y - A(x0)|, weighted, (R,)."""
-        return row_norm(self._weighted(self.data.residual(x0)))
+        return row_norm(self.weighted(self.data.residual(x0)))
 
-    def residual_gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |y - A(x0)|, weighted, (R,), and its gradient in x0."""
+    def residual_gradient(
+        self, x0: Tensor, *, about: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return |y - A(x0)|, weighted as at `about` (x0 if None), (R,), and its gradient."""
         if not self.problem.linear:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_()
                 norm = self.residual_norm(x0)
                 return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
-        residual = self._weighted(self.data.residual(x0))
+        residual = self.data.residual(x0)
+        weights = self.weights(residual if about is None else self.data.residual(about))
+        residual = weights * residual
         norm = row_norm(residual)
         downhill = residual / per_row(torch.where(norm > 0, -norm, 1.0), residual)
-        return norm, self.data.adjoint(self._weighted(downhill))
+        return norm, self.data.adjoint(weights * downhill)
 
     def keep_sound(self, x: Tensor, before: Tensor) -> Tensor:
         """Return x, and `before` in rows that are or were not finite."""
