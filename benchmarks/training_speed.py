@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -67,6 +68,7 @@ def ours(images: Tensor, folder: str) -> Callable[[], None]:
         batch_size=BATCH,
         options=QUIET,
         card={},
+        held=ExitStack(),
     )
     run.report.__enter__()
     batches, count = run._batches(), itertools.count()

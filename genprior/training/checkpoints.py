@@ -72,6 +72,13 @@ def newest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def sweep(out: Path) -> None:
+    """Remove the halves of files that a run left in its folder when it was killed."""
+    halves = [*(out / "checkpoints").glob(".step-*.pt.*"), *out.glob(".prior.safetensors.*")]
+    for half in halves:
+        half.unlink()
+
+
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Say in words where two nested dictionaries of plain data differ."""
     lines = []
