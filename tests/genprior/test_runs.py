@@ -232,3 +232,27 @@ def test_another_start_from_the_shell(photos, tmp_path, capsys):
     assert cli.main(words(photos, tmp_path / "o", *second)) == 2
     assert "start: " in capsys.readouterr().err
     assert cli.main(words(photos, tmp_path / "o", *first)) == 0
+
+
+def flipped(content, step):
+    """The content, once for each `step`-th bit, with that bit the other way."""
+    for bit in range(0, 8 * len(content), step):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
+    """Would catch a run that resumes from weights or moments that the disk has altered."""
+    whole = run(tmp_path)
+    *_, before, newest = sorted((tmp_path / "checkpoints").iterdir())
+    content = newest.read_bytes()
+    expected = checkpoints.newest(tmp_path / "checkpoints")["step"] - 4
+    for changed in flipped(content, 8 * len(content) // 60 | 1):
+        newest.write_bytes(changed)
+        with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*the one before"):
+            assert checkpoints.newest(tmp_path / "checkpoints")["step"] == expected
+    with pytest.warns(UserWarning, match="damaged"):
+        assert same(run(tmp_path), whole)
+    assert newest.read_bytes() != changed
+    assert before.exists()
