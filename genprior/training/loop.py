@@ -102,7 +102,8 @@ def train(
     if options is None:
         options = TrainingOptions(**model.training_defaults)
     place = Path(out) if out is not None else None
-    with ExitStack() as held:
+    # A caller may have gradients off; copies of the model's tensors then have them all the same.
+    with ExitStack() as held, torch.inference_mode(False), torch.enable_grad():
         run = _Run(
             model,
             as_images(images),
