@@ -100,13 +100,13 @@ class Breaking(Gaussian):
 
 def test_nan_of_one_image_leaves_the_others():
     """Catches one image whose decoder breaks and ends the chains of the whole batch."""
-    mean = torch.full((1, 3, 3), 0.5, dtype=torch.float64)
-    prior = Breaking(mean, 0.2 * randn(2, 1, 3, 3), residual=0.1)
-    problem = pose(problems((1, 3, 3))["identity"], (1, 3, 3), count=2)
+    mean = torch.full((1, 4, 4), 0.5, dtype=torch.float64)
+    prior = Breaking(mean, 0.2 * randn(2, 1, 4, 4), residual=0.1)
+    problem = pose(problems((1, 4, 4))["identity"], (1, 4, 4), count=2)
     chains = LatentSampler(steps=40, warm_up=60, chains=2, leapfrog=4)
-    expected = chains(problem, prior, generator=[seeded(0), seeded(1)])
+    expected = chains(problem, prior, num_samples=2, generator=[seeded(0), seeded(1)])
     prior.broken = 2  # both chains of the first image, and of it alone
-    found = chains(problem, prior, generator=[seeded(0), seeded(1)])
+    found = chains(problem, prior, num_samples=2, generator=[seeded(0), seeded(1)])
     assert not found.converged[0]
     torch.testing.assert_close(found.latents[1], expected.latents[1])
     assert found.converged[1] == expected.converged[1]
