@@ -95,7 +95,7 @@ class Breaking(Gaussian):
     def decode(self, z):
         x = super().decode(z)
         bad = torch.arange(len(x), device=x.device) < self.broken
-        return torch.where(bad[:, None, None, None], torch.nan, x)
+        return x * torch.where(bad, torch.nan, 1.0)[:, None, None, None].to(x)
 
 
 def test_nan_of_one_image_leaves_the_others():
