@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class Memo:
 
     def get(self, key: Hashable, sources: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """Return compute(), anew only if `sources` are not those of the last call with `key`."""
+        key = (torch.is_inference_mode_enabled(), key)  # what is computed in it has no gradient
         versions = [_version(source) for source in sources]
         entry = self._kept.get(key)
         if entry is not None:

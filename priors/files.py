@@ -40,15 +40,15 @@ _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErr
 """What a constructor raises on a config that was not made by a prior."""
 
 
-def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def digest_of(header: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Hash the header (without its own sha256) and every tensor: name, type, shape, bytes."""
     rest = {key: value for key, value in header.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _on_disk(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -108,7 +108,7 @@ def write_weights(
             stored[name] = _on_disk(name, tensor, None if quantised else dtype)
     header = {"format": FORMAT, **header, "quantised": quantised}
     header = json.loads(json.dumps(header))  # tuples become lists, as a reader will see them
-    header["sha256"] = _digest(header, stored)
+    header["sha256"] = digest_of(header, stored)
     content = to_bytes(stored, metadata={"genprior": json.dumps(header)})
     write_atomically(path, content)
 
@@ -129,7 +129,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: The file is truncated, altered, not genprior's, or newer.
     """
     header, tensors = _read(Path(path), weights=True)
-    if _digest(header, tensors) != header.get("sha256"):
+    if digest_of(header, tensors) != header.get("sha256"):
         raise ValueError(f"{path}: altered, its contents do not have the sha256 that it states")
     for name in header.get("quantised", []):
         levels, scale = tensors.get(name), tensors.pop(f"{name}.scale", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 import warnings
@@ -10,17 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from genprior.operators import GaussianNoise, Problem, fits
+from genprior.operators import GaussianNoise, Noise, Problem, fits
 from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Model, Prior
 from genprior.solvers.chunks import Chunk, Solution, Tracking, join
 from genprior.solvers.result import Result, paired_std
+
+T = TypeVar("T")
 
 RANKING = (
     "ExactPosterior",
@@ -140,6 +143,27 @@ class Solver(ABC):
             ValueError: Sizes, devices or counts do not fit.
             MemoryError: A chunk did not fit; says which batch_size to try.
         """
+        with torch.inference_mode(False):  # in which nothing has a gradient
+            problem, prior = _ordinary(problem), _ordinary(prior)
+            return self._call(
+                problem,
+                prior,
+                num_samples=num_samples,
+                generator=generator,
+                batch_size=batch_size,
+                progress=progress,
+            )
+
+    def _call(
+        self,
+        problem: Problem,
+        prior: Prior,
+        *,
+        num_samples: int,
+        generator: Generators,
+        batch_size: int | None,
+        progress: Tracking,
+    ) -> Result:
         shape = self._check(problem, prior, num_samples, batch_size)
         start = time.perf_counter()
         counted = Counted(prior)
@@ -280,6 +304,23 @@ class Solver(ABC):
         return image_shape(problem, prior)
 
 
+def _ordinary(what: T) -> T:
+    """Copy a problem, a noise or a module that has tensors made in `torch.inference_mode()`.
+
+    They take no part in a gradient; their copies do.
+    """
+    return copy.deepcopy(what) if any(tensor.is_inference() for tensor in _tensors(what)) else what
+
+
+def _tensors(what: object) -> Iterator[Tensor]:
+    if isinstance(what, nn.Module):
+        yield from chain(what.parameters(), what.buffers())
+    elif isinstance(what, Tensor):
+        yield what
+    elif isinstance(what, Problem | Noise):
+        yield from chain.from_iterable(_tensors(part) for part in vars(what).values())
+
+
 def rows_in_flight(
     solver: Solver | None, samples: int, shape: tuple[int, int, int], batch_size: int | None
 ) -> int:
@@ -360,7 +401,8 @@ def _lacking(needs: tuple[type[Prior], ...], prior: Prior) -> list[str]:
 def _promised(needs: tuple[type[Prior], ...]) -> list[str]:
     """Names of the attributes that capabilities declare."""
     bases = [base for kind in needs for base in kind.__mro__ if issubclass(base, Model)]
-    return list(dict.fromkeys(name for base in bases for name in inspect.get_annotations(base)))
+    names = [name for base in bases for name in inspect.get_annotations(base)]
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
 
 def available(prior: Prior | None = None) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
+
+from genprior.operators.files import write_atomically
+from genprior.priors.files import digest_of
+
+_FORMAT = "genprior-result-2"
 
 _TENSORS = ("samples", "mean", "std", "latents", "converged")
 _NUMBERS = ("point_estimate", "antithetic", "forwards", "vjps", "seconds", "solver")
@@ -60,35 +64,36 @@ class Result:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, replacing it atomically."""
-        path = Path(path)
+        """Write everything to one safetensors file, which is replaced whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {f"trace.{name}": value for name, value in self.trace.items()}
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if v is not None}
-        header = {"format": "genprior-result-1"}
+        header = {"format": _FORMAT}
         header["result"] = json.dumps({name: getattr(self, name) for name in _NUMBERS})
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata=header)
-        os.replace(partial, path)
+        header["sha256"] = digest_of(header, tensors)
+        write_atomically(path, to_bytes(tensors, metadata=header))
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Result:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The file is truncated or holds something else.
+            ValueError: The file is truncated, altered or holds something else.
         """
         try:
-            with safetensors.safe_open(str(path), framework="pt", device=str(device)) as file:
+            with safetensors.safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-        if header.get("format") != "genprior-result-1":
+        if header.get("format") != _FORMAT:
             raise ValueError(
-                f"{path} holds {header.get('format', 'no format')!r}, not a genprior result; "
-                "weights are read by genprior.load"
+                f"{path} holds {header.get('format', 'no format')!r}, not {_FORMAT}: "
+                "other versions wrote other results; weights are read by genprior.load"
             )
+        if header.get("sha256") != digest_of(header, stored):
+            raise ValueError(f"{path} is altered: its contents do not have their sha256")
+        tensors = {name: tensor.to(device) for name, tensor in stored.items()}
         trace = {k.removeprefix("trace."): v for k, v in tensors.items() if k.startswith("trace.")}
         known = {name: tensors.get(name) for name in _TENSORS}
         return cls(**known, **json.loads(header["result"]), trace=trace)

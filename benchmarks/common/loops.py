@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def ours(
         batch_size=batch_size,
         options=options,
         card={},
+        held=ExitStack(),
     )
     run.report.__enter__()
     batches, count = run._batches(), itertools.count()

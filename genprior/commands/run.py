@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from genprior.commands.outputs import refuse_existing
 from genprior.commands.source import Source
 from genprior.pretrained import card, load
 from genprior.priors.base import Model
@@ -32,6 +35,7 @@ class Run:
         start: Name or file of a trained model of the same network to begin with, if any.
         half: Store the weights in half precision at the end.
         card: Plain data on the weights, kept in the file: data, licence, ...
+        force: Replace a prior.safetensors in the folder that is not this run's.
     """
 
     out: str
@@ -41,6 +45,7 @@ class Run:
     start: str | None = None
     half: bool = False
     card: dict[str, Any] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None or self.seconds is not None:
@@ -66,10 +71,14 @@ class Run:
             given: The family's options.
             left: Names of those that were left out, which are `start`'s where there is one.
         """
+        refuse_existing(
+            [Path(self.out) / "prior.safetensors"], force=True
+        )  # the run knows its own
         data = source.open()
         about: dict[str, Any] = {"data": source.data, "images": len(data)}
+        start = None
         if self.start is not None:
-            known = card(self.start)["config"]
+            known, start = itemgetter("config", "sha256")(card(self.start))
             given = {**given, **{k: known[k] for k in left & (known.keys() - {*_NOT_NETWORK})}}
             about["start"] = self.start
         model = family.from_images(data, **given)
@@ -86,6 +95,8 @@ class Run:
             batch_size=self.batch_size,
             options=options,
             card={**about, **(self.card or {})},
+            start=start,
+            force=self.force,
         )
         if self.half:
             path = f"{self.out}/prior.safetensors"

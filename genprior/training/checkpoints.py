@@ -1,10 +1,14 @@
-"""Checkpoints that survive a kill at any moment: written whole or not at all, two kept."""
+"""Checkpoints that survive a kill at any moment: written whole or not at all, two kept.
+
+A file is what `torch.save` writes, and behind it the sha256 of that, so that a bit that flips on
+the disk is noticed.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import torch
 
 from genprior.operators.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 
 
@@ -27,6 +31,7 @@ def write(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"step-{step:09d}.pt"
     content = io.BytesIO()
     torch.save({"format": FORMAT, "step": step, **state}, content)
+    content.write(hashlib.sha256(content.getbuffer()).digest())
     try:
         write_atomically(path, content.getbuffer())
     except OSError as error:
@@ -55,21 +60,26 @@ def newest(folder: Path) -> dict[str, Any] | None:
     found = _found(folder)
     for path in reversed(found):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _read(path)
             if state["format"] != FORMAT:
                 raise ValueError(
                     f"{path} is of another version of genprior (format {state['format']}, not "
                     f"{FORMAT}): finish the run with that one, or name another folder"
                 )
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError) as error:
-            warnings.warn(
-                f"{path} is damaged ({type(error).__name__}); trying the one before", stacklevel=2
-            )
+        except OSError as error:
+            warnings.warn(f"{path} is damaged ({error}); trying the one before", stacklevel=2)
         else:
             return state
     if found:
         raise ValueError(f"every checkpoint in {folder} is damaged: remove it to start anew")
     return None
+
+
+def sweep(out: Path) -> None:
+    """Remove the halves of files that a run left in its folder when it was killed."""
+    halves = [*(out / "checkpoints").glob(".step-*.pt.*"), *out.glob(".prior.safetensors.*")]
+    for half in halves:
+        half.unlink()
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -82,6 +92,20 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
         elif a != b:
             lines.append(f"{prefix}{key}: {a} before, {b} now")
     return lines
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read one checkpoint.
+
+    Raises:
+        OSError: It cannot be read, or is not what was written.
+    """
+    content = path.read_bytes()
+    digest_size = hashlib.sha256().digest_size
+    whole, digest = memoryview(content)[:-digest_size], content[-digest_size:]
+    if hashlib.sha256(whole).digest() != digest:
+        raise OSError("not what was written, or of a version that wrote no sha256")
+    return torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
 
 
 def _found(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ neither the number of devices nor accumulation changes what is drawn.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -23,14 +23,21 @@ from genprior.data import Images
 from genprior.priors.base import Model
 from genprior.priors.training import Loss, Objective, Trainable, Turn
 from genprior.training import checkpoints
+from genprior.training.devices import fabric_for
+from genprior.training.interrupts import Interrupts
+from genprior.training.lock import sole_use
 from genprior.training.options import (
     Length,
     TrainingOptions,
+    check_batch,
+    check_images,
     check_length,
+    check_own,
     check_same,
     fingerprint,
+    name_of,
 )
-from genprior.training.report import Callback, Report
+from genprior.training.report import EVERY, Callback, Report
 from genprior.training.stream import as_images, generator_for, shares, stream
 
 __all__ = ["TrainingOptions", "train"]
@@ -39,8 +46,6 @@ M = TypeVar("M", bound=Model)
 
 BETWEEN = 60.0
 """Seconds between the checkpoints of a run by time."""
-
-_PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def train(
@@ -53,12 +58,15 @@ def train(
     batch_size: int = 64,
     options: TrainingOptions | None = None,
     card: dict[str, Any] | None = None,
+    start: str | None = None,
+    force: bool = False,
     callback: Callback | None = None,
 ) -> M:
     """Train a copy of a model; resume where `out` holds checkpoints of the same run.
 
     A run by steps that is resumed ends as one that was never stopped. One by time does not repeat
     exactly, as it takes the steps that fit; what each step draws is the same all the same.
+    Ctrl-C and SIGTERM end the run after the step at hand and a checkpoint.
 
     Args:
         model: Of a trainable family; unchanged.
@@ -71,6 +79,9 @@ def train(
         options: The rest; the family's own defaults (`training_defaults`) if None.
         card: Plain data on the weights for prior.safetensors; steps, images seen and seconds are
             added.
+        start: What the model's weights are, where they were trained before, such as their sha256;
+            a run that resumes must have begun with the same.
+        force: Replace a prior.safetensors in `out` that is not this run's.
         callback: Called every 50 steps with the step and the means of losses and logs since.
     Returns:
         The exponential moving average of the weights, on the CPU, ready for use.
@@ -78,6 +89,8 @@ def train(
         TypeError: The family has nothing to train by gradients.
         ValueError: Settings that do not fit together, the data or the machine; `out` holds
             another run (what differs is said).
+        FileExistsError: `out` holds a prior.safetensors that is not this run's.
+        BlockingIOError: Another run is at work in `out`.
         ArithmeticError: The loss stopped being finite; the last good checkpoint stays.
         MemoryError: Out of memory; the message says what to try.
         OSError: The disk is full; the last checkpoint is intact.
@@ -88,26 +101,36 @@ def train(
         )
     if options is None:
         options = TrainingOptions(**model.training_defaults)
-    run = _Run(
-        model,
-        as_images(images),
-        out=Path(out) if out is not None else None,
-        length=Length(steps, seconds),
-        batch_size=batch_size,
-        options=options,
-        card=card or {},
-        callback=callback,
+    place = Path(out) if out is not None else None
+    # A caller may have gradients off; copies of the model's tensors then have them all the same.
+    with ExitStack() as held, torch.inference_mode(False), torch.enable_grad():
+        run = _Run(
+            model,
+            as_images(images),
+            out=place,
+            length=Length(steps, seconds),
+            batch_size=batch_size,
+            options=options,
+            card=card or {},
+            start=start,
+            force=force,
+            held=held,
+            callback=callback,
+        )
+        try:
+            return run()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            raise MemoryError(_smaller(batch_size, options.accumulate)) from error
+
+
+def _smaller(batch_size: int, accumulate: int) -> str:
+    part = batch_size // accumulate
+    return (
+        f"out of memory with batches of {part} images: try accumulate={accumulate * 2} (the same "
+        f"result, {part // 2} images at a time) or batch_size={batch_size // 2}"
     )
-    try:
-        return run()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        part = batch_size // options.accumulate
-        raise MemoryError(
-            f"out of memory with batches of {part} images: try accumulate={options.accumulate * 2}"
-            f" (the same result, {part // 2} images at a time) or batch_size={batch_size // 2}"
-        ) from error
 
 
 class _Step(nn.Module):
@@ -137,29 +160,36 @@ class _Run:
         batch_size: int,
         options: TrainingOptions,
         card: dict[str, Any],
+        held: ExitStack,
+        start: str | None = None,
+        force: bool = False,
         callback: Callback | None = None,
     ) -> None:
         self.images, self.out, self.length, self.options = images, out, length, options
         self.batch_size, self.card = batch_size, card
-        _check_batch(model, batch_size, options)
-        _check_images(images, model, options)
+        check_batch(model, batch_size, options)
+        check_images(images, model, options)
         objective = copy.deepcopy(model).train().requires_grad_(False).objective()
         self.objective = objective
         self.turns = [g for g, repeats in objective.turns for _ in range(repeats)]
         self.groups = {g: list(objective.parameters(g)) for g, _ in objective.turns}
         for parameter in chain(*self.groups.values()):
             parameter.requires_grad_(True)
-        self.fabric = _fabric(options, out, model, len(self.groups))
+        self.fabric = fabric_for(options, out, model, len(self.groups))
         if batch_size % (self.fabric.world_size * options.accumulate):
             raise ValueError(
                 f"batch_size {batch_size} must be divisible by devices x nodes x accumulate = "
                 f"{self.fabric.world_size * options.accumulate}"
             )
-        self.fingerprint = fingerprint(model, images, batch_size, options)
-        saved = checkpoints.newest(out / "checkpoints") if out is not None else None
-        if out is not None and saved is not None:
-            check_same(saved["fingerprint"], self.fingerprint, out)
-            check_length(saved, length, options)
+        self.fingerprint = fingerprint(model, images, batch_size, options, start=start)
+        saved = None
+        if out is not None:
+            self._take(out, held)
+            saved = checkpoints.newest(out / "checkpoints")
+            if saved is not None:
+                check_same(saved["fingerprint"], self.fingerprint, out)
+                check_length(saved, length, options)
+            check_own(out / "prior.safetensors", name_of(self.fingerprint), force)
         self.average = copy.deepcopy(objective.model).eval().requires_grad_(False)
         if model.couples_rows and self.fabric.world_size > 1:
             objective.networks = nn.SyncBatchNorm.convert_sync_batchnorm(objective.networks)
@@ -174,6 +204,7 @@ class _Run:
         self.module, self.optimizers = set_up[0], dict(zip(optimizers, set_up[1:], strict=True))
         self.average.to(self.fabric.device)
         self.first = 0
+        self.interrupts = Interrupts()
         self.report = Report(
             out,
             length,
@@ -185,6 +216,18 @@ class _Run:
         if saved is not None:
             self._restore(saved)
 
+    def _take(self, out: Path, held: ExitStack) -> None:
+        """Hold the folder, on behalf of all devices, until `held` is closed."""
+        refusal = None
+        if self.fabric.is_global_zero:
+            try:
+                held.enter_context(sole_use(out))
+                checkpoints.sweep(out)
+            except BlockingIOError as error:
+                refusal = str(error)
+        if refusal := self.fabric.broadcast(refusal):
+            raise BlockingIOError(refusal)
+
     def _restore(self, saved: dict[str, Any]) -> None:
         self.first = saved["step"]
         for group, optimizer in self.optimizers.items():
@@ -194,7 +237,7 @@ class _Run:
 
     def __call__(self) -> Any:
         batches, step = self._batches(), self.first
-        with self.report:
+        with self.interrupts, self.report:
             kept = now = self._seconds()
             if self.first > 0 and self.length.done(self.first, now) >= self.length.total:
                 self._save(self.first)  # it may have been killed between the two files
@@ -203,10 +246,22 @@ class _Run:
                 step, now = step + 1, self._seconds()
                 self.report.progress(step)
                 last = self.length.done(step, now) >= self.length.total
-                if last or self._is_due(step, now - kept):
+                stopped = self._is_stopped(step)
+                if last or stopped or self._is_due(step, now - kept):
                     self._checkpoint(step)
                     kept = now
+                if stopped:
+                    self.report.stopped(step)
+                    break
         return self.average.cpu()
+
+    def _is_stopped(self, step: int) -> bool:
+        """Whether a signal came. Devices agree on that, and seldom, as it makes them wait."""
+        if self.fabric.world_size > 1 and step % EVERY == 0:
+            came = torch.tensor(float(self.interrupts.came), device=self.fabric.device)
+            self.interrupts.came = int(self.fabric.all_reduce(came, reduce_op="max"))
+            return self.interrupts.came > 0
+        return self.interrupts.came > 0 and self.fabric.world_size == 1
 
     def _seconds(self) -> float:
         """Seconds trained; where they decide, all devices go by the first one's clock."""
@@ -308,59 +363,5 @@ class _Run:
             return
         seen = step * self.batch_size * len(self.turns)
         figures = {"steps": step, "images_seen": seen, "seconds": round(self.report.seconds)}
-        card = {**self.card, "training": figures}
+        card = {**self.card, "training": figures, "run": name_of(self.fingerprint)}
         self.average.save(self.out / "prior.safetensors", card=card)
-
-
-def _fabric(options: TrainingOptions, out: Path | None, model: Trainable, groups: int) -> Any:
-    from lightning_fabric import Fabric
-    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets
-    cuda = torch.cuda.device_count()
-    kind = options.accelerator if options.accelerator != "auto" else "cuda" if cuda else "cpu"
-    if kind == "cuda" and options.devices > cuda:
-        raise ValueError(
-            f"{options.devices} devices were asked for, this machine has {cuda} CUDA devices"
-        )
-    if options.accelerator == "auto" and kind == "cpu" and options.devices > 1:
-        raise ValueError(
-            f"{options.devices} devices were asked for, this machine has only its CPU: "
-            "accelerator='cpu' runs that many processes on it"
-        )
-    alone = options.devices * options.nodes == 1
-    if model.couples_rows and kind == "cpu" and not alone:
-        raise ValueError(
-            f"{type(model).__name__} couples the rows of a batch (batch statistics), which only "
-            "CUDA devices can share: train it with devices=1 on a CPU"
-        )
-    if options.tensorboard and out is None:
-        raise ValueError("tensorboard writes into the run's folder: give out")
-    fabric = Fabric(
-        accelerator=kind,
-        devices=options.devices,
-        num_nodes=options.nodes,
-        strategy="auto" if alone else DDPStrategy(find_unused_parameters=groups > 1),
-        precision=_PRECISION[options.precision],  # pyright: ignore[reportArgumentType]
-        loggers=TensorBoardLogger(str(out), name="tensorboard") if options.tensorboard else None,
-    )
-    fabric.launch()
-    return fabric
-
-
-def _check_batch(model: Trainable, batch_size: int, options: TrainingOptions) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    if model.couples_rows and options.accumulate > 1:
-        raise ValueError(
-            f"{type(model).__name__} couples the rows of a batch (batch statistics): in parts it "
-            f"would train another model, so accumulate must be 1, not {options.accumulate}"
-        )
-
-
-def _check_images(images: Images, model: Model, options: TrainingOptions) -> None:
-    crop = options.augment.crop if options.augment is not None else None
-    came = (images[0].shape[0], crop, crop) if crop else tuple(images[0].shape)
-    if any(own not in (None, got) for own, got in zip(model.image_shape, came, strict=True)):
-        raise ValueError(f"images of shape {came} came to a model for {tuple(model.image_shape)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 from genprior.data import Images
 from genprior.priors.base import Model
+from genprior.priors.files import read_header
+from genprior.priors.training import Trainable
 from genprior.training import checkpoints
 from genprior.training.augmentation import Augmentation
 
@@ -130,18 +132,34 @@ _FREE = {
 
 
 def fingerprint(
-    model: Model, images: Images, batch_size: int, options: TrainingOptions
+    model: Model,
+    images: Images,
+    batch_size: int,
+    options: TrainingOptions,
+    *,
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """What must agree between a checkpoint and the run that resumes from it, plain data."""
+    """What must agree between a checkpoint and the run that resumes from it, plain data.
+
+    Every pixel counts, in order; names of files do not, as nothing is computed from them.
+    """
     digest = hashlib.sha256()
-    for i in itertools.chain(range(min(8, len(images))), [len(images) - 1]):
-        digest.update(images.raw(i).tobytes())
+    for i in range(len(images)):
+        raw = images.raw(i)
+        digest.update(f"{raw.dtype} {raw.shape}".encode())
+        digest.update(raw.tobytes())
     settings = {k: v for k, v in _plain(options).items() if k not in _FREE}
     return {
         "prior": {"family": type(model).__name__, **model.config},
+        "start": start,
         "data": {"images": len(images), "digest": digest.hexdigest()[:16]},
         "settings": {"batch_size": batch_size, **settings},
     }
+
+
+def name_of(fingerprint: dict[str, Any]) -> str:
+    """Make a short name of a run, by which it knows the weights that it wrote."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(options: TrainingOptions) -> dict[str, Any]:
@@ -161,6 +179,21 @@ def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         )
 
 
+def check_own(path: Path, run: str, force: bool) -> None:
+    """Raise if weights would be replaced that another run wrote, or a hand put there."""
+    if not path.exists() or (force and path.is_file()):
+        return
+    try:
+        card = read_header(path)["card"]
+    except ValueError:  # no weights, or no file
+        card = {}
+    if card.get("run") != run:
+        raise FileExistsError(
+            f"{path} is not of this run and would be replaced: name another folder (--out), or "
+            "pass force=True (--force)"
+        )
+
+
 def check_length(saved: dict[str, Any], now: Length, options: TrainingOptions) -> None:
     """Another length is fine as long as no step of the run so far depended on it."""
     before = Length(**saved["length"])
@@ -177,3 +210,20 @@ def check_length(saved: dict[str, Any], now: Length, options: TrainingOptions) -
             "that were done are past the point where the length can change: the learning rate "
             "was, or should be, falling"
         )
+
+
+def check_batch(model: Trainable, batch_size: int, options: TrainingOptions) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if model.couples_rows and options.accumulate > 1:
+        raise ValueError(
+            f"{type(model).__name__} couples the rows of a batch (batch statistics): in parts it "
+            f"would train another model, so accumulate must be 1, not {options.accumulate}"
+        )
+
+
+def check_images(images: Images, model: Model, options: TrainingOptions) -> None:
+    crop = options.augment.crop if options.augment is not None else None
+    came = (images[0].shape[0], crop, crop) if crop else tuple(images[0].shape)
+    if any(own not in (None, got) for own, got in zip(model.image_shape, came, strict=True)):
+        raise ValueError(f"images of shape {came} came to a model for {tuple(model.image_shape)}")

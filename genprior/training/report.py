@@ -130,6 +130,14 @@ class Report:
             print(f"step {step}, {done:.0f}/{total:.0f} {self.length.unit}: loss {figures}, "
                   f"{minutes:.0f} min left", file=sys.stderr, flush=True)  # fmt: skip
 
+    def stopped(self, step: int) -> None:
+        """Say that a signal ended the run, and what goes on with it."""
+        kept = f"checkpoint in {self.out}" if self.out is not None else "nothing kept"
+        again = "; the same command again resumes" if self.out is not None else ""
+        if self.fabric.is_global_zero:
+            self._bar.clear()
+            print(f"stopped after step {step}, {kept}{again}", file=sys.stderr, flush=True)
+
     def pictures(self, model: Model, folder: Path, step: int) -> None:
         """Write the loss curve and a grid of samples, the same noise each time."""
         _write_curve(folder / "loss.png", self.history)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from genprior.data import ArrayImages, Images
 from genprior.training.augmentation import Augmentation
+from genprior.training.interrupts import leave_to_parent
 
 
 class _Views(Dataset[tuple[Sequence[int], Tensor]]):
@@ -85,6 +86,7 @@ def stream(
         batch_sampler=_Prepared(numbers),
         collate_fn=_as_is,
         num_workers=workers,
+        worker_init_fn=leave_to_parent,
         generator=torch.Generator(),  # a loader draws a seed, else from the global one
         pin_memory=pin,
     )

@@ -49,7 +49,7 @@ class _Convolution(LinearOperator):
         size = (x.shape[-2], x.shape[-1])
         transfer = self._transfer(size, x.dtype)
         transfer = transfer.conj() if adjoint else transfer
-        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=size)
+        return torch.fft.irfft2(torch.fft.rfft2(_wide(x)) * transfer, s=size).to(x.dtype)
 
     def _diagonalised(
         self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
@@ -65,8 +65,8 @@ class _Convolution(LinearOperator):
             power = transfer.abs().square().sum(dim=(0, 2))
             return Spectrum(
                 power[None, None].to(self.kernel.device, like.dtype),
-                lambda y: torch.fft.fft2(y, norm="ortho"),
-                lambda c: torch.fft.ifft2(c, norm="ortho").real,
+                lambda y: torch.fft.fft2(_wide(y), norm="ortho"),
+                lambda c: torch.fft.ifft2(c, norm="ortho").real.to(like.dtype),
                 *_folded(transfer.to(self.kernel.device), like.dtype),
             )
 
@@ -223,6 +223,11 @@ class Downsampling(_Convolution):
         return block.view(-1, 1, f, f).repeat(1, channels, h, w)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32, as no processor transforms it, nor graphics cards all sizes."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
     """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
     factor, h, _, w = transfer.shape
@@ -230,15 +235,15 @@ def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
     back = forth.conj().resolve_conj()
 
     def to(x: Tensor) -> Tensor:
-        c = torch.fft.fft2(x, norm="ortho")
+        c = torch.fft.fft2(_wide(x), norm="ortho")
         if factor == 1:
             return c * forth[0, :, 0]
         return (c.reshape(*c.shape[:-2], factor, h, factor, w) * forth).sum((-4, -2))
 
     def adjoint(c: Tensor) -> Tensor:
         if factor == 1:
-            return torch.fft.ifft2(c * back[0, :, 0], norm="ortho").real
+            return torch.fft.ifft2(c * back[0, :, 0], norm="ortho").real.to(dtype)
         spread = (c[..., None, :, None, :] * back).reshape(*c.shape[:-2], factor * h, factor * w)
-        return torch.fft.ifft2(spread, norm="ortho").real
+        return torch.fft.ifft2(spread, norm="ortho").real.to(dtype)
 
     return to, adjoint

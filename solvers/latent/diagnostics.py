@@ -49,8 +49,9 @@ def effective_sample_size(draws: Tensor) -> Tensor:
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Cut every chain in two: one that drifts then differs from itself."""
+    """Cut every chain in two: one that drifts then differs from itself. At least float32."""
     half = draws.shape[-2] // 2
     if half < 2:
         raise ValueError(f"chains of {draws.shape[-2]} draws are too short to judge: take 4")
+    draws = draws.to(torch.promote_types(draws.dtype, torch.float32))
     return torch.cat([draws[..., :half, :], draws[..., -half:, :]], dim=-3)

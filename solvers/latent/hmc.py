@@ -122,22 +122,27 @@ def fit_metric(z: Tensor, gradient: Tensor) -> Tensor:
         z: (b, chains, draws, d), centred by chain here: modes do not widen it.
         gradient: Of the potential, likewise.
     Returns:
-        (b, d), or (b, d, d) lower triangular for d up to `DENSE`.
+        (b, d), or (b, d, d) lower triangular for d up to `DENSE`; of a target that broke (NaN or
+        infinite), no more than a scale.
     Source: Seyboldt et al. 2026 (nutpie), for the diagonal case.
     """
+    dtype = z.dtype
+    z, gradient = (a.to(torch.promote_types(dtype, torch.float32)) for a in (z, gradient))
     z, gradient = ((a - a.mean(2, keepdim=True)).flatten(1, 2) for a in (z, gradient))
     count, d = z.shape[1:]
     tiny = torch.finfo(z.dtype).tiny ** 0.5
     var_z, var_g = z.square().mean(1).clamp(min=tiny), gradient.square().mean(1).clamp(min=tiny)
     scale = (var_z / var_g) ** 0.25
+    scale = scale.where(scale.isfinite() & (scale > 0), 1.0)
     if d > DENSE:
-        return scale
+        return scale.to(dtype)
     a, b = (_shrunk(v, count) for v in (z / scale[:, None], gradient * scale[:, None]))
     root_b = _power(b, 0.5)
     inverse = _power(b, -0.5)
     mean = inverse @ _power(root_b @ a @ root_b, 0.5) @ inverse
     covariance = scale[:, :, None] * mean * scale[:, None, :]
-    return torch.linalg.cholesky(0.5 * (covariance + covariance.mT))
+    root, failed = torch.linalg.cholesky_ex(0.5 * (covariance + covariance.mT))
+    return root.where((failed == 0)[:, None, None], torch.diag_embed(scale)).to(dtype)
 
 
 def _shrunk(v: Tensor, count: int) -> Tensor:
@@ -148,7 +153,8 @@ def _shrunk(v: Tensor, count: int) -> Tensor:
     covariance = v.mT @ v / count
     mean = covariance.diagonal(dim1=1, dim2=2).mean(1)
     eye = torch.eye(v.shape[2], dtype=v.dtype, device=v.device)
-    return (count * covariance + 5e-3 * mean[:, None, None] * eye) / (count + 5)
+    shrunk = (count * covariance + 5e-3 * mean[:, None, None] * eye) / (count + 5)
+    return shrunk.where(shrunk.isfinite().flatten(1).all(1)[:, None, None], eye)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

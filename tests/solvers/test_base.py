@@ -141,6 +141,19 @@ def test_result_of_truncated_file_is_an_error(tmp_path):
         Result.load(path)
 
 
+def test_a_flipped_bit_of_a_result_is_noticed(tmp_path):
+    """Catches samples, a name or a count that the disk has altered, taken for the solver's."""
+    path = tmp_path / "r.safetensors"
+    _Walk()(problem(), gaussian(), num_samples=2).save(path)
+    content = path.read_bytes()
+    for bit in range(0, 8 * len(content), 61):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=str(path)):
+            Result.load(path)
+
+
 def test_wrong_prior_names_what_would_do():
     """Catches a message that leaves the user without a next step."""
     with pytest.raises(TypeError, match=r"ExactPosterior needs an ExactPrior; Latent is latent"):

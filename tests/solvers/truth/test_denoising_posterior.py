@@ -92,7 +92,7 @@ def test_only_for_denoising_and_the_default_there():
     with pytest.raises(TypeError, match="Identity"):
         DenoisingPosterior()(problem, prior)
     denoiser = Failing(prior, below=0.0)  # has no exact posterior, and never fails
-    assert default_solver(problem, denoiser) == MMPS()
+    assert default_solver(problem, denoiser) == MMPS.steered()
     noisy = Problem(problem.y, Identity(SHAPE), GaussianNoise(0.1))
     assert default_solver(noisy, denoiser) == DenoisingPosterior()
 
