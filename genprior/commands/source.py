@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from genprior.data import Images, images
@@ -39,6 +40,7 @@ class Source:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
         if any(side is not None and side < 1 for side in sides):
             raise ValueError(f"size must be at least 1 pixel, not {self.size}")
+        parsed_range(self.value_range)
 
     def open(self, *, split: str = "train") -> Images:
         """Open the data set; `split` is taken where the user did not ask for one."""
@@ -63,6 +65,8 @@ def parsed_range(text: str | None) -> Range:
         return text
     try:
         low, high = (float(word) for word in text.strip("[]()").split(","))
-    except ValueError as error:
-        raise ValueError(f"--value-range must be LOW,HIGH or auto, not {text}") from error
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"--value-range must be auto, or LOW,HIGH that rises, not {text}")
     return low, high
