@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from genprior.commands.refusals import in_words, naming, refuse_outside
+
 
 class Command(NamedTuple):
     """Where in genprior a command's function is; which parameters need no option's name."""
@@ -105,13 +107,29 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(parser.format_help())
         return 0
-    values = parser.parse_args(_typed(rest, flags)).as_dict()
+    hints = typing.get_type_hints(function)
+    kinds = {**hints, **{k: v for kind in groups.values() for k, v in typing.get_type_hints(kind).items()}}
+    try:
+        values = parser.parse_args(_typed(rest, flags)).as_dict()
+    except ArgumentError as error:
+        raise ValueError(in_words(error, kinds)) from error
     values.pop("config", None)
+    refuse_outside(values)
+    named = {key: value for key, value in values.items() if key not in positional}
+    try:
+        _call(function, groups, values)
+    except USER_ERRORS as error:
+        raise ValueError(naming(_one_line(error), named)) from error
+    return 0
+
+
+def _call(
+    function: Callable[..., object], groups: dict[str, type], values: dict[str, Any]
+) -> None:
     for key, kind in groups.items():
         fields = [field.name for field in dataclasses.fields(kind)]
         values[key] = _as_dataclass(kind, {field: values.pop(field) for field in fields})
     function(**_instantiated(function, values))
-    return 0
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from genprior.commands.outputs import refuse_unwritable
 from genprior.commands.source import Source
 from genprior.pretrained import card, load
 from genprior.priors.base import Model
@@ -46,7 +48,7 @@ class Run:
         if self.steps is not None or self.seconds is not None:
             Length(self.steps, self.seconds)
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
 
     def train(
         self,
@@ -66,6 +68,7 @@ class Run:
             given: The family's options.
             left: Names of those that were left out, which are `start`'s where there is one.
         """
+        refuse_unwritable(Path(self.out))
         data = source.open()
         about: dict[str, Any] = {"data": source.data, "images": len(data)}
         if self.start is not None:
@@ -74,7 +77,7 @@ class Run:
             about["start"] = self.start
         model = family.from_images(data, **given)
         if None in model.image_shape and (options.augment is None or options.augment.crop is None):
-            raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
+            raise ValueError("--any-size needs crops to train on: --augment '{crop: 64}'")
         if self.start is not None:
             begin_with(model, self.start)
         trained = train(
