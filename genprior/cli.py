@@ -87,9 +87,10 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if words[0] == "--import" and words[1:]:  # a module with families of one's own
-        sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
-        importlib.import_module(words[1])
+    if words[0] == "--import":  # a module with families of one's own
+        from genprior.commands.train import import_own
+
+        import_own(" ".join(words[1:2]), "--import")
         return _run(words[2:])
     if words[0] == "--version":
         from genprior import __version__
@@ -107,8 +108,9 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(parser.format_help())
         return 0
-    hints = typing.get_type_hints(function)
-    kinds = {**hints, **{k: v for kind in groups.values() for k, v in typing.get_type_hints(kind).items()}}
+    kinds = typing.get_type_hints(function)
+    for group in groups.values():
+        kinds |= typing.get_type_hints(group)
     try:
         values = parser.parse_args(_typed(rest, flags)).as_dict()
     except ArgumentError as error:

@@ -51,8 +51,6 @@ def evaluate(
         at_once: Images in one batch; results do not depend on it.
         force: Replace the file if it exists.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, not {limit}")
     refuse_existing([Path(out)], force)
     degradation = degradation.settled(simulate=True)
     prior = solving.load_prior()

@@ -77,8 +77,6 @@ def sample(
         device: Where to compute.
         force: Replace the picture if it exists.
     """
-    if number < 1:
-        raise ValueError(f"--number must be at least 1, not {number}")
     refuse_existing([Path(out)], force)
     if Path(out).suffix.lower() not in WRITTEN:
         raise ValueError(f"--out {out} must be a picture, as samples.png")

@@ -24,7 +24,7 @@ def refuse_existing(paths: list[Path], force: bool) -> None:
     for path in paths:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "no regular file"
-            raise FileExistsError(f"{path} is {kind} and is not replaced: write elsewhere")
+            raise FileExistsError(f"{path} is {kind} and is not replaced: --out writes elsewhere")
     found = [path for path in paths if path.exists()]
     if found and not force:
         raise FileExistsError(

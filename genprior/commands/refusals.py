@@ -1,4 +1,4 @@
-"""What is refused of options, in the shell's words: the option as typed, what it takes, what came."""
+"""Refusals in the shell's words: the option as it is typed, what it takes, what came."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 LIMITS: dict[str, tuple[float, float]] = {
     "accumulate": (1, 10_000), "at_once": (1, 10_000), "batch_size": (1, 1_000_000),
     "channels": (1, 3), "checkpoint_every": (1, 100_000_000), "clip": (1e-9, 1e6),
-    "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1),
+    "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1), "data_mean": (0, 1),
     "data_std": (1e-6, 1e6), "devices": (1, 1024), "ema_half_life": (1, 1e8),
     "factor": (1, 64), "grid": (0, 1024), "iterations": (1, 1_000_000),
     "latent_channels": (1, 10_000), "latent_size": (1, 100_000), "learning_rate": (1e-9, 10),
@@ -55,7 +55,8 @@ def refuse_outside(values: Mapping[str, Any]) -> None:
             if not math.isfinite(number):
                 raise ValueError(f"{option(name)} must be finite, not {number}")
             if not low <= number <= high:
-                raise ValueError(f"{option(name)} must be {low:,} to {high:,}, not {number}")
+                bound = f"least {low}" if number < low else f"most {high}"
+                raise ValueError(f"{option(name)} must be at {bound}, not {number}")
 
 
 def in_words(error: Exception, kinds: Mapping[str, Any]) -> str:
@@ -75,7 +76,9 @@ def in_words(error: Exception, kinds: Mapping[str, Any]) -> str:
         return text
     name, about = found.groups()
     kind = _kind_of(name.split("."), kinds)
-    came = re.findall(r"(?:Given value|Got value): (.*?)(?= - Expected| Given value type|$)", about)
+    came = re.findall(
+        r"(?:Given value|Got value): (.*?)(?= - Expected| Given value type|$)", about
+    )
     if kind is None or not came:
         return f"{option(name)}: {about}"
     return f"{option(name)} must be {_takes(kind)}, not {came[-1]}"
@@ -105,8 +108,13 @@ def naming(message: str, values: Mapping[str, Any]) -> str:
     """Name the option whose text a message speaks of, if it names none."""
     if re.search(r"--[a-z]", message):
         return message
-    for name, value in values.items():
-        if isinstance(value, str) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message):
-            between = " " if message.startswith(value) else f" {value}: "
-            return f"{option(name)}{between}{message}"
-    return message
+    meant = [
+        name
+        for name, value in values.items()
+        if isinstance(value, str) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message)
+    ]
+    if not meant:
+        return message
+    name = max(reversed(meant), key=lambda name: name in message)
+    between = " " if message.startswith(values[name]) else f" {values[name]}: "
+    return f"{option(name)}{between}{message}"
