@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import itertools
 import os
 import re
 import sys
@@ -181,7 +180,7 @@ def _parser(
         optional = {} if default is inspect.Parameter.empty else {"nargs": "?", "default": default}
         parser.add_argument(word, type=hints[word], **optional)
     if len(parameters) > len(positional):
-        parser.add_argument("--config", action="config", help="YAML file with options")
+        parser.add_argument("--config", action="config", help="YAML file, or a prior's name")
     for key, kind in groups.items():
         parser.add_class_arguments(kind, as_group=True)
         default = inspect.signature(function).parameters[key].default
@@ -196,11 +195,16 @@ def _parser(
 
 def _typed(words: list[str], flags: set[str]) -> list[str]:
     """Turn what is typed into what the parser reads: --skip-bad into --skip_bad=true."""
+    from genprior.pretrained.loader import find_recipe
+
     out = []
-    for word, following in itertools.pairwise([*words, ""]):
+    for before, word, following in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if before == "--config":
+            word = find_recipe(word)
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
+            value = find_recipe(value) if name == "config" else value
             if name in flags and not equals and following not in ("true", "false"):
                 equals, value = "=", "true"
             word = f"--{name}{equals}{value}"
