@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import io
 import os
 import re
 import sys
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -72,14 +74,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except USER_ERRORS as error:
         print(f"genprior: error: {_one_line(error)}", file=sys.stderr)
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         print("genprior: interrupted", file=sys.stderr)
         return 130
+
+
+def _open_streams() -> None:
+    """Make output that was closed go nowhere, and what a terminal cannot show be escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Forget output that cannot be written: Python would try again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str]) -> int:

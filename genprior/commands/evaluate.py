@@ -116,7 +116,7 @@ def _write(path: Path, names: list[str], table: list[dict[str, float]]) -> None:
     writer.writerow(["mean", *(f"{v:.6g}" for v in mean)])
     writer.writerow(["standard error", *(f"{v:.3g}" for v in error or [math.nan] * len(columns))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
     for i, name in enumerate(columns):
         print(f"{name:18} {mean[i]:10.4f}" + (f" +- {error[i]:.4f}" if error else ""))
     print(f"{len(table)} images; wrote {path}")
