@@ -11,6 +11,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -337,6 +338,8 @@ def _fabric(options: TrainingOptions, out: Path | None, model: Trainable, groups
         )
     if options.tensorboard and out is None:
         raise ValueError("tensorboard writes into the run's folder: give out")
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs its package: pip install genprior[tensorboard]")
     fabric = Fabric(
         accelerator=kind,
         devices=options.devices,
