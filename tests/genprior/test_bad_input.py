@@ -381,7 +381,7 @@ def test_extras_that_are_not_installed(place, capsys, monkeypatch):
     for module in (loop, inverse):
         monkeypatch.setattr(module, "find_spec", lambda n: None if n in missing else find(n))
     folder = place.photo.parent
-    words = ("--data", folder, "--size", "8", "--latent-size", "2", "--tensorboard")
+    words = ("--data", folder, "--channels", "3", "--latent-size", "2", "--tensorboard")
     said = refused(capsys, place, "train", "autoencoder", *words, "--out", place.out)
     assert "pip install genprior[tensorboard]" in said
     said = refused(capsys, place, "figure", "csgm", "--data", folder, "--out", place.out)
