@@ -386,3 +386,11 @@ def test_extras_that_are_not_installed(place, capsys, monkeypatch):
     assert "pip install genprior[tensorboard]" in said
     said = refused(capsys, place, "figure", "csgm", "--data", folder, "--out", place.out)
     assert "pip install genprior[figures]" in said
+
+
+@pytest.mark.parametrize("network", ["{widths: [8], blocks: [1000000000]}", "{widths: [0]}"])
+def test_network_that_cannot_be(place, capsys, network):
+    """Would catch memory filled, layer by layer, by a slip of the finger."""
+    words = ("train", "diffusion", "--data", place.photo.parent, "--channels", "3")
+    said = refused(capsys, place, *words, "--out", place.out, "--network", network)
+    assert "blocks" in said or "widths" in said
