@@ -11,6 +11,7 @@ In short:
     result = genprior.solve(problem, prior)
 """
 
+import sys
 from pathlib import Path
 
 # In a checkout the sub-packages lie beside this folder, not in it; a Python started there imports
@@ -19,12 +20,21 @@ _root = Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").exists() and (_root / "operators").is_dir():
     __path__.append(str(_root))
 
-from genprior import data, metrics, operators, plots, priors, solvers  # noqa: E402
-from genprior.operators import Problem  # noqa: E402
-from genprior.pretrained import available, load  # noqa: E402
-from genprior.solve import solve  # noqa: E402
-from genprior.solvers import Result  # noqa: E402
-from genprior.training import train  # noqa: E402
+_shell = Path(sys.argv[0]).stem == "genprior" or "genprior.cli" in sys.orig_argv
+try:
+    if _shell:
+        import jsonargparse  # noqa: F401
+    from genprior import data, metrics, operators, plots, priors, solvers
+    from genprior.operators import Problem
+    from genprior.pretrained import available, load
+    from genprior.solve import solve
+    from genprior.solvers import Result
+    from genprior.training import train
+except KeyboardInterrupt:  # these imports take seconds
+    if not _shell:
+        raise
+    print("genprior: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 __version__ = "0.1.0"
 

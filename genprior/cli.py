@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import itertools
+import io
 import os
 import re
 import sys
@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
+
+from genprior.commands.refusals import in_words, naming, refuse_outside
 
 
 class Command(NamedTuple):
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -71,23 +74,43 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except USER_ERRORS as error:
         print(f"genprior: error: {_one_line(error)}", file=sys.stderr)
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         print("genprior: interrupted", file=sys.stderr)
         return 130
 
 
+def _open_streams() -> None:
+    """Make output that was closed go nowhere, and what a terminal cannot show be escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Forget output that cannot be written: Python would try again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if words[0] == "--import" and words[1:]:  # a module with families of one's own
-        sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
-        importlib.import_module(words[1])
+    if words[0] == "--import":  # a module with families of one's own
+        from genprior.commands.train import import_own
+
+        import_own(" ".join(words[1:2]), "--import")
         return _run(words[2:])
     if words[0] == "--version":
         from genprior import __version__
@@ -105,13 +128,30 @@ def _run(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(parser.format_help())
         return 0
-    values = parser.parse_args(_typed(rest, flags)).as_dict()
+    kinds = typing.get_type_hints(function)
+    for group in groups.values():
+        kinds |= typing.get_type_hints(group)
+    try:
+        values = parser.parse_args(_typed(rest, flags)).as_dict()
+    except ArgumentError as error:
+        raise ValueError(in_words(error, kinds)) from error
     values.pop("config", None)
+    refuse_outside(values)
+    named = {key: value for key, value in values.items() if key not in positional}
+    try:
+        _call(function, groups, values)
+    except USER_ERRORS as error:
+        raise ValueError(naming(_one_line(error), named)) from error
+    return 0
+
+
+def _call(
+    function: Callable[..., object], groups: dict[str, type], values: dict[str, Any]
+) -> None:
     for key, kind in groups.items():
         fields = [field.name for field in dataclasses.fields(kind)]
         values[key] = _as_dataclass(kind, {field: values.pop(field) for field in fields})
     function(**_instantiated(function, values))
-    return 0
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
@@ -161,7 +201,7 @@ def _parser(
         optional = {} if default is inspect.Parameter.empty else {"nargs": "?", "default": default}
         parser.add_argument(word, type=hints[word], **optional)
     if len(parameters) > len(positional):
-        parser.add_argument("--config", action="config", help="YAML file with options")
+        parser.add_argument("--config", action="config", help="YAML file, or a prior's name")
     for key, kind in groups.items():
         parser.add_class_arguments(kind, as_group=True)
         default = inspect.signature(function).parameters[key].default
@@ -176,11 +216,16 @@ def _parser(
 
 def _typed(words: list[str], flags: set[str]) -> list[str]:
     """Turn what is typed into what the parser reads: --skip-bad into --skip_bad=true."""
+    from genprior.pretrained.loader import find_recipe
+
     out = []
-    for word, following in itertools.pairwise([*words, ""]):
+    for before, word, following in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if before == "--config":
+            word = find_recipe(word)
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
+            value = find_recipe(value) if name == "config" else value
             if name in flags and not equals and following not in ("true", "false"):
                 equals, value = "=", "true"
             word = f"--{name}{equals}{value}"

@@ -33,6 +33,12 @@ def _find(name_or_path: str | Path) -> Path:
     raise ValueError(f"unknown prior {str(name_or_path)!r}. {hint}")
 
 
+def find_recipe(name: str) -> str:
+    """Return the path of a shipped recipe of that name, else the name, which may be a file's."""
+    shipped = _FOLDER / "recipes" / f"{name}.yaml"
+    return str(shipped) if not Path(name).exists() and shipped.is_file() else name
+
+
 def load(
     name_or_path: str | Path,
     *,

@@ -1,9 +1,21 @@
 """What importing the package costs, and what it promises by name."""
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import genprior
+
+ROOT = Path(__file__).parent.parent
+IMPORTED_AS = {"scikit_image": "skimage", "scikit_learn": "sklearn", "pillow": "PIL"}
+BY_NAME = ("pillow_heif", "pydicom", "nibabel", "h5py", "tensorboard")
+"""Extras that are imported by name, or asked for before something else imports them."""
+NOT_IMPORTED = {"imagecodecs"}
+"""What another library looks for itself: tifffile."""
 
 HEAVY = ("deepinv", "lightning_fabric", "matplotlib", "skimage", "scipy", "jsonargparse")
 
@@ -21,3 +33,24 @@ def test_public_names_exist():
     for module in (*modules, genprior.pretrained):
         missing = [name for name in module.__all__ if not hasattr(module, name)]
         assert not missing, f"{module.__name__}: {missing}"
+
+
+def test_dependencies_are_those_that_are_imported():
+    """Catches a library that is imported and not declared, or declared and not imported."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has it")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = declared["optional-dependencies"]
+    wanted = [*declared["dependencies"], *(w for k, v in extras.items() if k != "dev" for w in v)]
+    names = {re.split(r"[\[>=]", word)[0].lower().replace("-", "_") for word in wanted}
+    names = {IMPORTED_AS.get(name, name) for name in names}
+    found = set()
+    for folder in ("genprior", "operators", "priors", "solvers", "pretrained"):
+        for file in (ROOT / folder).rglob("*.py"):
+            text = file.read_text()
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    found.add((node.module or "").partition(".")[0])
+            found |= {name for name in BY_NAME if f'"{name}"' in text}
+    assert found - sys.stdlib_module_names - {"genprior"} == names - NOT_IMPORTED

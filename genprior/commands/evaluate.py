@@ -51,8 +51,6 @@ def evaluate(
         at_once: Images in one batch; results do not depend on it.
         force: Replace the file if it exists.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, not {limit}")
     refuse_existing([Path(out)], force)
     degradation = degradation.settled(simulate=True)
     prior = solving.load_prior()
@@ -118,7 +116,7 @@ def _write(path: Path, names: list[str], table: list[dict[str, float]]) -> None:
     writer.writerow(["mean", *(f"{v:.6g}" for v in mean)])
     writer.writerow(["standard error", *(f"{v:.3g}" for v in error or [math.nan] * len(columns))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
     for i, name in enumerate(columns):
         print(f"{name:18} {mean[i]:10.4f}" + (f" +- {error[i]:.4f}" if error else ""))
     print(f"{len(table)} images; wrote {path}")

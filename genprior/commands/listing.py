@@ -9,6 +9,7 @@ import torch
 
 from genprior import plots
 from genprior.commands.outputs import refuse_existing
+from genprior.data.files import WRITTEN
 from genprior.pretrained import available, card, load
 from genprior.priors import capabilities
 from genprior.priors.base import as_prior
@@ -76,9 +77,9 @@ def sample(
         device: Where to compute.
         force: Replace the picture if it exists.
     """
-    if number < 1:
-        raise ValueError(f"--number must be at least 1, not {number}")
     refuse_existing([Path(out)], force)
+    if Path(out).suffix.lower() not in WRITTEN:
+        raise ValueError(f"--out {out} must be a picture, as samples.png")
     prior = as_prior(load(name, device=find_device(device)))
     shape = (size, size) if isinstance(size, int) else size
     drawn = prior.sample(number, size=shape, generator=torch.Generator().manual_seed(seed))

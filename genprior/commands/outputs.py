@@ -24,7 +24,7 @@ def refuse_existing(paths: list[Path], force: bool) -> None:
     for path in paths:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "no regular file"
-            raise FileExistsError(f"{path} is {kind} and is not replaced: write elsewhere")
+            raise FileExistsError(f"{path} is {kind} and is not replaced: --out writes elsewhere")
     found = [path for path in paths if path.exists()]
     if found and not force:
         raise FileExistsError(
@@ -52,7 +52,7 @@ def sha256(path: str | None) -> str | None:
 
 
 def command_line(command: Callable[..., None], options: dict[str, Any], *groups: Any) -> str:
-    """Write the line that repeats a run: what differs from the defaults, and the prior.
+    """Write the line that repeats a run: what differs from the defaults.
 
     Args:
         command: Its function.
@@ -65,7 +65,7 @@ def command_line(command: Callable[..., None], options: dict[str, Any], *groups:
     for group in groups:
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
-            if value != field.default or field.name == "prior":
+            if value != field.default:
                 given[field.name] = value
     for key, value in given.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from genprior.commands.outputs import command_line, refuse_existing, sha256
-from genprior.data import read_image, write_image
+from genprior.commands.source import parsed_range
+from genprior.data import Photo, read_photo, write_image
 from genprior.data.files import image_size
 from genprior.operators import GaussianNoise, Problem
 from genprior.pretrained.loader import card
@@ -31,8 +33,9 @@ from genprior.solvers import Result
 from genprior.solvers.base import image_shape, rows_in_flight
 from genprior.solvers.latent.latent_sampler import R_HAT
 
-MEASUREMENT = ("measurement.png", "measurement.npy")
-"""What a simulation writes of its measurement."""
+ALONE = ("comparison.png", "result.json")
+PICTURES = r"(mean|std|measurement|sample_\d+)\.(png|tif)|measurement\.npy"
+"""What else is written; a later run removes what it does not replace."""
 
 
 def restore(
@@ -45,7 +48,8 @@ def restore(
     fit: Fit | None = None,
     size: int | tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
-    bits: Literal[8, 16] = 8,
+    value_range: str | None = None,
+    bits: Literal[8, 16] | None = None,
     keep: bool | None = None,
     force: bool = False,
 ) -> None:
@@ -53,6 +57,7 @@ def restore(
 
     In std.png white is a standard deviation of 0.5, the largest that pixels in [0, 1] can have.
     A simulation also writes measurement.png, and measurement.npy where the noise leaves [0, 1].
+    Photos of other than 1 or 3 channels are written as .tif; comparison.png shows their mean.
 
     Args:
         photo: The measurement, or with `simulate` the truth: an image file.
@@ -66,7 +71,9 @@ def restore(
             any size.
         channels: Turn the photo grey (1). A grey photo and a prior of colour images go together
             as they are.
-        bits: Depth of the images written.
+        value_range: The photo's values that are black and white, as 0,4095 for 12 bits in 16;
+            auto: its least and its largest.
+        bits: Depth of the images written; by default 16 for a photo of more than 8, else 8.
         keep: For inpaint: give measured pixels back as they were, and work round the holes only.
             The default unless the degradation is simulated; `--keep false` takes their noise out
             too, and works on the whole photo.
@@ -74,17 +81,18 @@ def restore(
     """
     options = {k: v for k, v in locals().items() if k not in ("degradation", "solving")}
     folder = Path(out)
-    names = [f"sample_{i + 1}.png" for i in range(solving.samples)]
-    names += ["mean.png", "std.png", "comparison.png", "result.json", *MEASUREMENT]
-    refuse_existing([*(folder / name for name in names), *_samples_in(folder)], force)
+    refuse_existing([folder / name for name in (*ALONE, *_pictures_in(folder))], force)
+    limits = parsed_range(value_range)
     settled = degradation.settled(simulate=simulate)
     prior = solving.load_prior()
     if not photo.lower().endswith(".npy"):
         memory.refuse_to_decode(photo, image_size(photo))
-    given = read_image(photo, channels=1 if channels == 1 else None)
+    given = read_photo(photo, channels=1 if channels == 1 else None, value_range=limits)
+    if channels == 1:
+        given = replace(given, profile=None)  # of the colours that it had
     settled, evidence = _with_kernel(given, settled, prior, fit)
     posed = pose(
-        given,
+        given.pixels,
         settled,
         prior,
         solving=solving,
@@ -92,7 +100,9 @@ def restore(
         fit=fit,
         size=(size, size) if isinstance(size, int) else size,
         keep=(not simulate and settled.task == "inpaint") if keep is None else keep,
+        steps=given.steps,
     )
+    named = replace(solving, prior=solving.prior_name)
     sources = _sources(photo, settled, solving)
     result = posed.as_measured(_solved(posed, prior, solving))
     left = residual(result, posed.inside()).item()
@@ -102,24 +112,24 @@ def restore(
         "precision": "bf16" if getattr(prior, "autocast", None) else "fp32",
         **sources,
         "kernel_evidence": evidence,
-        "command": command_line(restore, options, degradation, solving),
+        "command": command_line(restore, options, degradation, named),
     }
-    _write(folder, result, posed, report, bits)
-    _print(report, posed.measured, folder)
+    _write(folder, result, posed, report, given, bits or (16 if given.depth > 8 else 8))
+    _print(report, posed.measured, folder, " (the default)" * (solving.prior is None))
 
 
 def _with_kernel(
-    photo: Tensor, degradation: Degradation, prior: Prior, fit: Fit | None
+    photo: Photo, degradation: Degradation, prior: Prior, fit: Fit | None
 ) -> tuple[Degradation, dict[str, float] | None]:
     """Find the kernel of `--kernel auto`; print the evidence of the best of each kind."""
     if degradation.kernel != "auto":
         return degradation, None
     if fit == "resize":
         raise ValueError("--kernel auto measures the photo's own pixels: --fit resize alters them")
-    noise = degradation.noise(photo)[0]
+    noise = degradation.noise(photo.pixels, steps=photo.steps)[0]
     assert isinstance(noise, GaussianNoise)
     circular = degradation.boundary == "circular"
-    name, evidence, exact = find_kernel(photo, prior, float(noise.sigma), circular=circular)
+    name, evidence, exact = find_kernel(photo.pixels, prior, float(noise.sigma), circular=circular)
     print(f"kernel    {name}, {'by the exact evidence' if exact else 'an estimate'}:", flush=True)
     for other in sorted(evidence, key=lambda key: evidence[key], reverse=True)[:8]:
         print(f"          {other:15} {evidence[other] - evidence[name]:10.1f} nats")
@@ -149,12 +159,15 @@ def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
         return solve(problem) if windows is None else solve_windows(problem, windows, solve)
 
 
-def _samples_in(folder: Path) -> list[Path]:
-    """List the samples that a run has left in a folder."""
-    return [p for p in folder.glob("sample_*.png") if p.stem.removeprefix("sample_").isdigit()]
+def _pictures_in(folder: Path) -> list[str]:
+    """Name the pictures that a run has left in a folder."""
+    names = (path.name for path in folder.glob("*"))
+    return [name for name in names if re.fullmatch(PICTURES, name)]
 
 
-def _write(folder: Path, result: Result, posed: Posed, report: dict[str, Any], bits: int) -> None:
+def _write(
+    folder: Path, result: Result, posed: Posed, report: dict[str, Any], photo: Photo, bits: int
+) -> None:
     """Write every file or none: into a folder beside the results, then move them.
 
     What an earlier run left and this one does not replace, such as more samples, is removed: the
@@ -167,23 +180,27 @@ def _write(folder: Path, result: Result, posed: Posed, report: dict[str, Any], b
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial") as temporary:
         partial = Path(temporary)
+
+        def write(name: str, x: Tensor) -> None:
+            suffix = "png" if len(x) in (1, 3) else "tif"
+            path = partial / f"{name}.{suffix}"
+            write_image(path, x, bits=bits, dpi=photo.dpi, profile=photo.profile)
+
         for i, sample in enumerate(result.samples[0]):
-            write_image(partial / f"sample_{i + 1}.png", sample, bits=bits)
-        write_image(partial / "mean.png", result.mean[0], bits=bits)
+            write(f"sample_{i + 1}", sample)
+        write("mean", result.mean[0])
         if result.std is not None:
-            write_image(partial / "std.png", result.std[0] * 2, bits=bits)
+            write("std", result.std[0] * 2)
         show(result, posed.measured, posed.truth, path=partial / "comparison.png")
         y = posed.measured.y[0]
-        if posed.truth is not None and y.shape[0] in (1, 3):
-            write_image(partial / "measurement.png", y, bits=bits)
+        if posed.truth is not None:
+            write("measurement", y)
             if bool(((y < 0) | (y > 1)).any()):
                 np.save(partial / "measurement.npy", y.cpu().numpy())
         (partial / "result.json").write_text(json.dumps(report, indent=2) + "\n")
         written = {path.name for path in partial.iterdir()}
-        measured = (folder / name for name in MEASUREMENT)
-        for stale in (*_samples_in(folder), folder / "std.png", *measured):
-            if stale.name not in written:
-                stale.unlink(missing_ok=True)
+        for stale in {*_pictures_in(folder)} - written:
+            (folder / stale).unlink()
         for name in written:
             os.replace(partial / name, folder / name)
 
@@ -201,7 +218,7 @@ def _report(
     # free of the noise's own float32 rounding
     sigma = noise.sigma if isinstance(noise, GaussianNoise) else math.nan
     return {
-        "prior": solving.prior,
+        "prior": solving.prior_name,
         "solver": result.solver,
         "task": degradation.task,
         "sigma": float(f"{float(sigma):.6g}") if isinstance(noise, GaussianNoise) else None,
@@ -234,18 +251,17 @@ def _sources(photo: str, degradation: Degradation, solving: Solving) -> dict[str
 
     return {
         "version": __version__,
-        "weights_sha256": card(solving.prior)["sha256"],
+        "weights_sha256": card(solving.prior_name)["sha256"],
         "photo_sha256": sha256(photo),
         "mask_sha256": sha256(degradation.mask),
         "kernel_sha256": sha256(degradation.kernel),
     }
 
 
-def _print(report: dict[str, Any], problem: Problem, folder: Path) -> None:
+def _print(report: dict[str, Any], problem: Problem, folder: Path, default: str) -> None:
     observed = problem.operator.observed
     if observed is not None:
         print(f"measured  {observed.float().mean():.1%} of the pixels")
-    default = " (the default)" if report["prior"] == Solving().prior else ""
     print(f"prior     {report['prior']}{default}")
     pairs = " in antithetic pairs" if report["antithetic"] else ""
     print(f"solver    {report['solver'].partition('(')[0]}, {report['samples']} samples{pairs}")

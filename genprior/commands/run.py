@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from genprior.commands.outputs import refuse_existing
+from genprior.commands.outputs import refuse_existing, refuse_unwritable
 from genprior.commands.source import Source
 from genprior.pretrained import card, load
 from genprior.priors.base import Model
@@ -51,7 +51,7 @@ class Run:
         if self.steps is not None or self.seconds is not None:
             Length(self.steps, self.seconds)
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
 
     def train(
         self,
@@ -71,9 +71,9 @@ class Run:
             given: The family's options.
             left: Names of those that were left out, which are `start`'s where there is one.
         """
-        refuse_existing(
-            [Path(self.out) / "prior.safetensors"], force=True
-        )  # the run knows its own
+        refuse_unwritable(Path(self.out))
+        weights = Path(self.out) / "prior.safetensors"
+        refuse_existing([weights], force=True)  # the run knows its own
         data = source.open()
         about: dict[str, Any] = {"data": source.data, "images": len(data)}
         start = None
@@ -83,7 +83,7 @@ class Run:
             about["start"] = self.start
         model = family.from_images(data, **given)
         if None in model.image_shape and (options.augment is None or options.augment.crop is None):
-            raise ValueError("any_size needs crops to train on: set augment.crop, as to 64")
+            raise ValueError("--any-size needs crops to train on: --augment '{crop: 64}'")
         if self.start is not None:
             begin_with(model, self.start)
         trained = train(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from genprior.data import Images, images
 from genprior.operators.files.picture import Range
@@ -28,17 +30,18 @@ class Source:
     data: str
     size: int | tuple[int, int] | None = None
     channels: int | None = None
-    split: str | None = None
+    split: Literal["train", "test"] | None = None
     upscale: bool = False
     skip_bad: bool = False
     value_range: str | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (colour), not {self.channels}")
+            raise ValueError(f"--channels must be 1 (grey) or 3 (colour), not {self.channels}")
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
         if any(side is not None and side < 1 for side in sides):
-            raise ValueError(f"size must be at least 1 pixel, not {self.size}")
+            raise ValueError(f"--size must be at least 1 pixel, not {self.size}")
+        parsed_range(self.value_range)
 
     def open(self, *, split: str = "train") -> Images:
         """Open the data set; `split` is taken where the user did not ask for one."""
@@ -63,6 +66,8 @@ def parsed_range(text: str | None) -> Range:
         return text
     try:
         low, high = (float(word) for word in text.strip("[]()").split(","))
-    except ValueError as error:
-        raise ValueError(f"--value-range must be LOW,HIGH or auto, not {text}") from error
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"--value-range must be auto, or LOW,HIGH that rises, not {text}")
     return low, high

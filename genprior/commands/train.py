@@ -54,6 +54,23 @@ def _described(function: Callable[..., object]) -> str:
     return found[1].rstrip("\n") + "\n" if found else ""
 
 
+def import_own(module: str, what: str) -> None:
+    """Import a module of the user's, from the folder that we are in or as installed.
+
+    Raises:
+        ValueError: There is none; `what` asked for it.
+    """
+    sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{what} needs the name of a Python module, not {module!r}")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{what} {module}: there is no module {error.name!r}") from error
+    if found.__file__ is None:
+        raise ValueError(f"{what} {module}: that is a folder without Python code")
+
+
 def find_family(word: str) -> type[Trainable]:
     """Find a family by its class name, if it is imported, or as MODULE:CLASS.
 
@@ -62,11 +79,7 @@ def find_family(word: str) -> type[Trainable]:
     """
     module, _, name = word.rpartition(":")
     if module:
-        sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{word}: there is no module {error.name!r}") from error
+        import_own(module, "train")
     family = Model.families.get(name)
     if family is None or not issubclass(family, Trainable):
         raise ValueError(

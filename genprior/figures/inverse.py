@@ -6,6 +6,7 @@ the noise has norm 0.1, 10 test digits, 10 restarts; squared error per pixel.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,4 +104,6 @@ def csgm(data: str | None, seed: int) -> Figure:
     """Run the comparison on ten test digits and plot it."""
     if data is None:
         raise ValueError("this figure needs digits: pass --data, a folder with MNIST's files")
+    if find_spec("sklearn") is None:
+        raise ValueError("this figure needs scikit-learn: pip install genprior[figures]")
     return draw(compare(load("mnist-vae"), images(data, split="test").batch(range(10)), seed=seed))

@@ -117,12 +117,21 @@ class Degradation:
             return self
         return replace(self, boundary="circular" if simulate else "valid")
 
-    def noise(self, photo: Tensor | None, mask: Tensor | None = None) -> tuple[Noise, str]:
+    def noise(
+        self,
+        photo: Tensor | None,
+        mask: Tensor | None = None,
+        *,
+        steps: Tensor | None = None,
+        shrunk: float = 1.0,
+    ) -> tuple[Noise, str]:
         """Return the noise, and in words where its strength comes from.
 
         Args:
             photo: (C, H, W), to estimate it from; None if it is to be simulated.
             mask: (1, 1, H, W), True where measured.
+            steps: Of a photo that is a JPEG as it was read, (8, 8).
+            shrunk: By what its sides will be divided yet, which takes noise out as much.
         Raises:
             ValueError: There is nothing to estimate it from.
         """
@@ -139,7 +148,7 @@ class Degradation:
             )
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always")
-            found = estimated_noise(photo, None if mask is None else mask[0])
+            found = estimated_noise(photo, None if mask is None else mask[0], steps=steps) / shrunk
         if self.task == "inpaint" and self.sigma is None and (doubts or found <= 1e-4):
             return GaussianNoise(USUAL), "the default: the photo does not show its noise clearly"
         for doubt in doubts:

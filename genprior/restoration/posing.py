@@ -99,6 +99,7 @@ def pose(
     fit: Fit | None,
     size: Size | None = None,
     keep: bool = False,
+    steps: Tensor | None = None,
 ) -> Posed:
     """Make the problem that a photo (C, H, W) poses.
 
@@ -115,6 +116,7 @@ def pose(
         fit: How to fit it to the prior or to `size`.
         size: (H, W) to fit it to.
         keep: Measured pixels are to come back as they were, so only holes need be solved.
+        steps: Of a photo that is a JPEG (`read_photo`): its noise is told before it is fitted.
     Raises:
         ValueError: The prior does not serve the photo's size or channels, or the mask is of
             another size.
@@ -137,7 +139,9 @@ def pose(
         photo, degradation, kernel, prior.image_shape[1:], simulate=simulate, fit=fit, size=size
     )
     image = wanted if simulate else degradation.image_size(wanted, kernel)
-    photo, mask = _fitted(photo, degradation, wanted, fit=fit, generator=generator)
+    whole, mask = photo, _drawn_mask(photo, degradation, wanted, generator)
+    whole_mask, drawn = mask, not degradation.mask_is_file
+    photo, mask = _fitted(photo, mask, wanted, fit=fit, drawn=drawn)
     windows = windows_round_holes(mask, prior) if keep and mask is not None else None
     solving.refuse_too_large(
         prior,
@@ -145,7 +149,16 @@ def pose(
         windows=windows,
         enlarged=1 if simulate else degradation.factor or 1,
     )
-    noise, noise_from = degradation.noise(None if simulate else photo, mask)
+    if simulate or steps is None:
+        noise, noise_from = degradation.noise(None if simulate else photo, mask)
+    else:  # a JPEG's blocks of 8x8 pixels are lost when it is cut or resized
+        shrunk = max(1.0, min(h / w for h, w in zip(whole.shape[1:], wanted, strict=True)))
+        noise, noise_from = degradation.noise(
+            whole,
+            None if drawn and whole.shape != photo.shape else whole_mask,
+            steps=steps,
+            shrunk=shrunk if fit == "resize" else 1.0,
+        )
     device = next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
 
     def posed(y: Tensor, noise: Noise, channels: int) -> Problem:
@@ -228,15 +241,10 @@ def _wanted_size(
     return wanted
 
 
-def _fitted(
-    photo: Tensor,
-    degradation: Degradation,
-    size: Size,
-    *,
-    fit: Fit | None,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor | None]:
-    """Bring photo and mask file to a size; a mask that is drawn is drawn at that size."""
+def _drawn_mask(
+    photo: Tensor, degradation: Degradation, size: Size, generator: torch.Generator
+) -> Tensor | None:
+    """Read a mask file, which must be of the photo's size, or draw a mask of the size wanted."""
     have: Size = (photo.shape[1], photo.shape[2])
     mask = degradation.draw_mask(have if degradation.mask_is_file else size, generator)
     if degradation.mask_is_file and mask is not None and tuple(mask.shape[2:]) != have:
@@ -249,9 +257,16 @@ def _fitted(
             f"the mask {degradation.mask} misses nothing: all of it counts as measured. For noise "
             "alone there is --task denoise; --invert-mask swaps black and white"
         )
+    return mask
+
+
+def _fitted(
+    photo: Tensor, mask: Tensor | None, size: Size, *, fit: Fit | None, drawn: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Bring photo and mask file to a size; a mask that is drawn has it."""
+    have: Size = (photo.shape[1], photo.shape[2])
     if have == size:
         return photo, mask
-    drawn = mask is not None and not degradation.mask_is_file
     if fit == "resize":
         photo = torch.from_numpy(resized(photo.numpy(), size))
         return photo, mask if mask is None or drawn else fit_mask(mask, size)

@@ -28,6 +28,9 @@ from genprior.solvers.chunks import Tracking
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
 
+PRIOR = "photos-diffusion"
+"""What restores where no prior is named: photos of any size."""
+
 LARGE = 128 * 128
 """Pixels from which on bfloat16 pays; on few it is slower."""
 
@@ -51,7 +54,7 @@ class Solving:
             can and there are 4, 6, ... of them; `--antithetic false` turns it off.
     """
 
-    prior: str = "photos-diffusion"
+    prior: str | None = None
     solver: str | None = None
     steps: int | None = None
     samples: int = 4
@@ -65,14 +68,20 @@ class Solving:
         if self.samples < 1:
             raise ValueError(f"--samples must be at least 1, not {self.samples}")
 
+    @property
+    def prior_name(self) -> str:
+        return self.prior or PRIOR
+
     def load_prior(self) -> Prior:
-        return as_prior(load(self.prior, device=find_device(self.device)))
+        return as_prior(load(self.prior_name, device=find_device(self.device)))
 
     def set_precision(self, prior: Prior, size: Size, device: torch.device) -> None:
         """Choose how the network of a prior that `load_prior` gave computes on images (H, W)."""
         if not isinstance(prior, Diffusion):
             if self.precision == "bf16":
-                raise ValueError(f"--precision bf16 is for diffusion priors, not {self.prior}")
+                raise ValueError(
+                    f"--precision bf16 is for diffusion priors, not {self.prior_name}"
+                )
             return
         fast = size[0] * size[1] >= LARGE and has_bfloat16(device)
         half = self.precision == "bf16" or (self.precision == "auto" and fast)

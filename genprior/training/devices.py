@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def fabric_for(options: TrainingOptions, out: Path | None, model: Trainable, gro
         )
     if options.tensorboard and out is None:
         raise ValueError("tensorboard writes into the run's folder: give out")
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs its package: pip install genprior[tensorboard]")
     fabric = Fabric(
         accelerator=kind,
         devices=options.devices,

@@ -1,5 +1,6 @@
 """Every wrong input gives one clear line, exit status 2, and leaves no file behind."""
 
+import importlib.util
 import io
 import re
 
@@ -13,6 +14,7 @@ import genprior
 from genprior import solvers
 from genprior.cli import main
 from genprior.data import write_image
+from genprior.figures import inverse
 from genprior.operators import (
     Blur,
     Downsampling,
@@ -22,6 +24,7 @@ from genprior.operators import (
     Matrix,
     Problem,
 )
+from genprior.training import loop
 
 
 @pytest.fixture
@@ -366,3 +369,28 @@ def test_unknown_command(place, capsys):
     """Would catch a bare usage text."""
     assert "did you mean restore" in refused(capsys, place, "restor")
     assert "train gaussian" in refused(capsys, place, "train")
+
+
+# Extras
+
+
+def test_extras_that_are_not_installed(place, capsys, monkeypatch):
+    """Would catch a traceback of imports, or work that ends in one."""
+    missing = ("tensorboard", "sklearn")
+    find = importlib.util.find_spec
+    for module in (loop, inverse):
+        monkeypatch.setattr(module, "find_spec", lambda n: None if n in missing else find(n))
+    folder = place.photo.parent
+    words = ("--data", folder, "--channels", "3", "--latent-size", "2", "--tensorboard")
+    said = refused(capsys, place, "train", "autoencoder", *words, "--out", place.out)
+    assert "pip install genprior[tensorboard]" in said
+    said = refused(capsys, place, "figure", "csgm", "--data", folder, "--out", place.out)
+    assert "pip install genprior[figures]" in said
+
+
+@pytest.mark.parametrize("network", ["{widths: [8], blocks: [1000000000]}", "{widths: [0]}"])
+def test_network_that_cannot_be(place, capsys, network):
+    """Would catch memory filled, layer by layer, by a slip of the finger."""
+    words = ("train", "diffusion", "--data", place.photo.parent, "--channels", "3")
+    said = refused(capsys, place, *words, "--out", place.out, "--network", network)
+    assert "blocks" in said or "widths" in said

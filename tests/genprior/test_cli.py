@@ -1,7 +1,9 @@
 """The shell, run as a user runs it."""
 
+import contextlib
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -270,6 +272,58 @@ def test_demo(tmp_path, capsys, monkeypatch):
     assert x.shape == (1, 3, 64, 64)
     assert x[0, 0].mean() > x[0, 2].mean(), "the cat is ginger"
     assert demo.digit().shape == (1, 1, 28, 28)
+
+
+def in_shell(line, folder, **more):
+    """Run a line of sh, in which $genprior is the program."""
+    env = {**os.environ, "genprior": f"{sys.executable} -m genprior.cli", **more}
+    env["PYTHONPATH"] = os.pathsep.join([more.get("PYTHONPATH", ""), *sys.path])
+    return subprocess.run(
+        line, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("shell", [True, False])
+def test_interrupted_while_it_imports(tmp_path, shell):
+    """Would catch thirty lines of traceback for Ctrl-C in the first seconds; a program that uses
+    the library is to be interrupted as any."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    line = "$genprior priors" if shell else f"{sys.executable} -c 'import genprior'"
+    done = in_shell(line, tmp_path, PYTHONPATH=str(tmp_path))
+    assert ("Traceback" in done.stderr) == (not shell)
+    if shell:
+        assert (done.returncode, done.stderr) == (130, "genprior: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "says"),
+    [(">&- 2>&-", 0, ""), (">/dev/full", 2, "No space left"), ("| true", 0, "")],
+)
+def test_output_that_cannot_be_written(tmp_path, output, status, says):
+    """Would catch a traceback where stdout is closed, full, or nobody reads it."""
+    line = f"$genprior --help {output}"
+    done = in_shell(line, tmp_path)
+    assert done.returncode == status
+    assert says in done.stderr
+    assert done.stderr.count("\n") == (says != "")
+
+
+def test_names_that_a_terminal_cannot_show(place):
+    """Would catch a run whose results are thrown away as its last line is printed."""
+    folder = os.fsdecode(os.fsencode(place.out) + b"-\xfc-\xc3\xa9")
+    words = ["restore", str(place.photo), "--prior", str(place.prior), "--samples", "1"]
+    words += ["--task", "denoise", "--sigma", "0.1", "--out", folder]
+    for encoding in ("ascii", "utf-8"):
+        said = place.out.with_name(encoding)
+        with open(said, "w", encoding=encoding) as file, contextlib.redirect_stdout(file):
+            assert main([*words, "--force"]) == 0
+        assert r"\udcfc" in said.read_text(encoding=encoding)
+    photos = os.fsdecode(os.fsencode(place.out) + b"s\xfc")
+    os.mkdir(photos)
+    write_image(os.path.join(photos, os.fsdecode(b"\xfc.png")), read_image(place.photo))
+    words = ["evaluate", "--data", photos, "--prior", str(place.prior), "--task", "denoise"]
+    assert main([*words, "--sigma", "0.1", "--out", str(place.out) + ".csv"]) == 0
+    assert b"\xfc.png" in place.out.with_name("out.csv").read_bytes()
 
 
 def test_as_a_process(place):

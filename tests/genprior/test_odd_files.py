@@ -491,7 +491,7 @@ def test_the_shell_takes_a_range_and_no_limit_of_nothing(tmp_path):
     data = Source(str(tmp_path), value_range="0,4095").open()
     np.testing.assert_allclose(data[0].numpy(), shaped(TWELVE / 4095), atol=1e-6)
     assert Source(str(tmp_path), value_range="auto").open()[0].max() == 1
-    with pytest.raises(ValueError, match="LOW,HIGH or auto, not bright"):
+    with pytest.raises(ValueError, match="auto, or LOW,HIGH that rises, not bright"):
         Source(str(tmp_path), value_range="bright").open()
     words = ["--data", str(tmp_path), "--task", "denoise", "--sigma", "0.1", "--prior", "none"]
     for limit in ("0", "-1"):

@@ -55,7 +55,7 @@ def test_photo_too_large_to_read(photo_place, capsys, monkeypatch):
     Image.new("1", (9000, 3000)).save("photo.png")
     assert image_size("photo.png") == (3000, 9000)
     monkeypatch.setattr(memory, "available", lambda device: 10**8)
-    monkeypatch.setattr("genprior.commands.restore.read_image", None)
+    monkeypatch.setattr("genprior.commands.restore.read_photo", None)
     assert "3000x9000" in refused(capsys, photo_place, *DENOISE)
 
 

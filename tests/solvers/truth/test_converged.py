@@ -9,7 +9,7 @@ from tools import randn, seeded
 
 from genprior.operators import GaussianNoise, Identity, PoissonNoise, Problem
 from genprior.priors import Gaussian
-from genprior.solvers import MMPS, DiffusionSolver, LatentSampler
+from genprior.solvers import MMPS, DiffusionSolver, LatentSampler, REDDiff
 from genprior.solvers.fit import misfit
 
 SHAPE = (1, 8, 8)

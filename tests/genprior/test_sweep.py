@@ -1,0 +1,166 @@
+"""Every option of every command, given what nobody should give it."""
+
+import functools
+import itertools
+import re
+
+import pytest
+import torch
+from photos import photo, save_priors, smooth_gaussian
+
+from genprior import cli
+from genprior.data import write_image
+from genprior.figures import registry
+from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaussian
+
+MISSING = "(nothing)"
+TRIED = (
+    *(MISSING, "text", "-1", "0", "nan", ".nan", "inf", ".inf", "1e9", "1000000000"),
+    *("folder", "file.txt", "/dev/null"),
+)
+
+PATHS = {"text", "-1", "0", "nan", ".nan", "inf", ".inf", "1e9", "1000000000"}
+"""Good names for what is to be written."""
+
+LEGAL = {
+    # option: what of TRIED means something
+    "out": PATHS | {"folder"},
+    "seed": {"0", "1000000000"},
+    "sigma": {"0"},
+    "residual": {"0"},
+    "warmup": {"0"},
+    "cooldown": {"0"},
+    "workers": {"0"},
+    "grid": {"0"},
+    "whole": {"0"},
+    "data_mean": {"0"},
+    "out of sample": set(),
+    "out of evaluate": PATHS,
+    "data": {"folder"},
+}
+
+DATA = ("--data", "folder", "--out", "new")
+DENOISE = ("--task", "denoise", "--sigma", "0.1")
+INPAINT = ("--task", "inpaint", "--mask", "random:0.5")
+BLUR = ("--task", "deblur", "--kernel", "uniform:3", "--sigma", "0.1")
+SHORT = {
+    "restore": ("photo.png", "--prior", "exact.safetensors", "--out", "new"),
+    "train mixture": (*DATA, "--components", "2"),
+    "train texture": ("--image", "photo.png", "--out", "new"),
+    "train autoencoder": (*DATA, "--latent-size", "2"),
+    "sample": ("exact.safetensors", "--out", "new.png"),
+    "priors": (),
+    "solvers": (),
+    "evaluate": ("--data", "folder", "--prior", "exact.safetensors", "--out", "new.csv"),
+    "figure": ("codes", "--data", "folder", "--out", "new"),
+    "demo": ("--out", "new"),
+}
+"""A command line that works, but for the task; DATA for the rest."""
+
+TASKS = {
+    **dict.fromkeys(("mask", "invert_mask", "mask_threshold", "keep"), INPAINT),
+    **dict.fromkeys(("kernel", "boundary"), BLUR),
+    "factor": ("--task", "superres", "--factor", "2", "--sigma", "0.1"),
+    "sigma": ("--task", "denoise"),
+    "peak": ("--task", "denoise"),
+    "size of restore": (*DENOISE, "--fit", "crop", "--prior", "any.safetensors"),
+    "steps": (*DENOISE, "--prior", "any.safetensors"),
+}
+"""What an option needs beside it."""
+
+
+class Worked(BaseException):
+    """Raised where work begins."""
+
+
+def begin(*_, **__):
+    raise Worked
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with images and priors, where every command stops as its work begins."""
+    monkeypatch.chdir(tmp_path)
+    save_priors()
+    photo(16, 16)
+    (tmp_path / "folder").mkdir()
+    for i, x in enumerate(smooth_gaussian().sample(4, generator=torch.Generator())):
+        write_image(f"folder/{i}.png", x)
+    (tmp_path / "file.txt").write_text("no image, no weights, no options\n")
+    for kind in (Gaussian, GaussianMixture, StationaryGaussian):
+        monkeypatch.setattr(kind, "fit", begin)
+    for kind in (Gaussian, Diffusion):
+        monkeypatch.setattr(kind, "sample", begin)
+    for work in ("commands.run.train", "restoration.settings.solve", "commands.demo.restore"):
+        monkeypatch.setattr(f"genprior.{work}", begin)
+    monkeypatch.setattr("genprior.commands.listing.capabilities", begin)
+    monkeypatch.setattr(cli, "_parser", functools.cache(cli._parser))
+    draw = registry.Drawing("", lambda data, seed: begin(registry.vae._digits(data, "test", 1)))
+    monkeypatch.setattr(registry, "FIGURES", {"codes": draw})
+    return tmp_path
+
+
+def options():
+    """Every command with each of its options, and whether that is a flag."""
+    for name, command in cli.COMMANDS.items():
+        parser, _, flags = cli._parser(name, cli._load(command), command.positional)
+        for action in parser._actions:
+            typed = [o for o in action.option_strings if o.startswith("--")]
+            if typed and typed[0] not in ("--help", "--print_config", "--augment.help"):
+                yield name, action.dest, action.dest in flags
+
+
+def hyphened(option):
+    return f"--{option.replace('_', '-')}"
+
+
+def line(name, option, flag, value):
+    """The words of a command line that works but for one option."""
+    words = [*name.split(), *SHORT.get(name, DATA)]
+    if name in ("restore", "evaluate"):
+        words += TASKS.get(f"{option} of {name}", TASKS.get(option, DENOISE))
+    typed = hyphened(option)
+    if value is MISSING:
+        return [*words, typed]
+    return [*words, *([f"{typed}={value}"] if flag else [typed, value])]
+
+
+def fault(words, named, place, capsys):
+    """What is wrong with the refusal of a command line: nothing, or one line."""
+    before = sorted(place.rglob("*"))
+    try:
+        status = cli.main(words)
+    except Worked:
+        status = "work began"
+    out, said = capsys.readouterr()
+    said = said.replace(str(place), "")
+    plain = not re.search(r"Union|ubtypes|<class|typing\.|Parser key|Traceback|[a-z]_[a-z]", said)
+    same = sorted(place.rglob("*")) == before
+    good = status == 2 and said.count("\n") == 1 and not out and named in said and plain and same
+    wrote = "" if same else ", and something was written"
+    return [] if good else [f"{' '.join(words)}: {status}, {out}{said.strip()}{wrote}"]
+
+
+def test_sweep(place, capsys):
+    """Would catch a number without a bound, a refusal that speaks of the parser's types or does
+    not say which option is meant, work before a refusal, and anything written by it."""
+    short, tried = [], 0
+    for (name, option, flag), value in itertools.product(options(), TRIED):
+        legal = LEGAL.get(f"{option} of {name}", LEGAL.get(option, set()))
+        words = line(name, option, flag, value)
+        if value in legal:
+            with pytest.raises(Worked):
+                cli.main(words)
+            capsys.readouterr()
+        elif value is not MISSING or not flag:
+            tried += 1
+            short += fault(words, hyphened(option), place, capsys)
+    for value in TRIED[1:]:
+        tried += 1
+        short += fault(["--import", value, "priors"], "--import", place, capsys)
+        for name in ("restore", "sample", "figure"):
+            words = [name, value, *SHORT[name][1:], *(DENOISE if name == "restore" else ())]
+            short += fault(words, value, place, capsys)
+    short += fault(["--import"], "--import", place, capsys)
+    assert tried > 3000
+    assert not short, f"{len(short)} of {tried} fall short:\n" + "\n".join(short)
