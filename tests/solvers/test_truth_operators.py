@@ -12,6 +12,7 @@ from genprior.operators import Blur, CompressedSensing, Downsampling, Identity, 
 from genprior.operators.kernels import gaussian
 from genprior.solvers import DAPS, DDNM, DDRM, DPS, MMPS, DiffPIR, PiGDM, Solver
 from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
+from genprior.solvers.walk.levels import largest_singular_value
 
 SHAPE = (1, 4, 4)
 OPERATORS = {
@@ -111,3 +112,38 @@ def test_dps_is_safe_off_masks(kind):
     assert 0.75 < whitened < 2, whitened
     error = (x.mean(0) - mean) / covariance.diag().sqrt()
     assert float(error.square().mean().sqrt()) < 0.4, error
+
+
+@pytest.mark.parametrize("solver", [MMPS(steps=12, iterations=16, tolerance=1e-9), DAPS(steps=30)])
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+def test_scale_of_an_operator_does_not_matter(solver, sigma):
+    """Catches noise levels that follow sigma_y where A has gain: without a closed form of A A^T
+    the walk of a blur by a kernel that sums to 9 ended nine times too high."""
+    kernel = gaussian(1.0)[3:6, 3:6]
+    laws = []
+    for c in (1.0, 9.0):
+        operator = Blur(c * kernel / kernel.sum(), (1, 5, 5), boundary="valid")
+        prior, problem = gaussian_field(100, sigma=c * sigma, size=5, operator=operator)
+        assert problem.linear_operator.svd(problem.y) is None, "has a closed form: tests nothing"
+        laws.append(affine_law(solver, problem, prior))
+    for one, nine in zip(*laws, strict=True):
+        torch.testing.assert_close(one, nine, rtol=1e-4, atol=1e-6)
+
+
+def test_mmps_with_gain_has_the_posterior_law():
+    """Catches a walk that ends far above the width of the posterior."""
+    kernel = gaussian(1.0)[3:6, 3:6]
+    operator = Blur(9 * kernel / kernel.sum(), (1, 5, 5), boundary="valid")
+    prior, problem = gaussian_field(100, sigma=0.05, size=5, operator=operator)
+    mean, covariance = posterior_law(prior, problem)
+    found = affine_law(MMPS(iterations=25, tolerance=1e-9), problem, prior)
+    assert float(gaussian_kl(*found, mean, covariance)) < 0.01
+
+
+def test_largest_singular_value_without_a_closed_form():
+    """Catches a root left out, and an estimate that differs between the rows of a batch."""
+    operator = Blur(gaussian(1.0)[3:6, 3:6], (1, 5, 5), boundary="valid")
+    _, problem = gaussian_field(100, size=5, operator=operator)
+    exact = torch.linalg.matrix_norm(operator.dense_matrix(problem.y).reshape(9, 25), ord=2)
+    found = largest_singular_value(problem.take(torch.tensor([0, 0])))
+    torch.testing.assert_close(found, exact.expand(2), rtol=0.03, atol=0)
