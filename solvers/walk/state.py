@@ -33,6 +33,7 @@ class Walk:
         sound: (R,) bool, False once a row's network output was not finite.
         doubted: False while all rows are known to be sound.
         mean: E[x0 | y] of each row, where a method knows it exactly.
+        effective: Effective sizes of a method's systems of particles, one tensor a step.
         trace: What `record` noted: residual norms and soundness, each (R,).
     """
 
@@ -46,6 +47,7 @@ class Walk:
     sound: Tensor = field(init=False)
     doubted: bool = field(init=False, default=False)
     mean: Tensor | None = None
+    effective: list[Tensor] = field(default_factory=list)
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
