@@ -235,10 +235,8 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
             size: (H, W), needed where `image_shape` has None, else it must agree.
             generator: None, one generator, or one for each image.
             steps: Network evaluations for each image.
-            sampler: How noise is walked down; stochastic DPM-Solver++(2M) if None, whose fresh
-                noise forgets what the network gets wrong.
+            sampler: How noise is walked down; see `samplers.sample`.
         """
-        sampler = sampler if sampler is not None else samplers.DPMSolver(stochastic=True)
         return samplers.sample(
             self, n, size=size, generator=generator, steps=steps, sampler=sampler
         )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from genprior.operators.random import Generators
+from genprior.priors.samplers.grids import log_uniform
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """denoise(x (B, C, H, W), sigma 0-d or (B,)) -> x0 (B, C, H, W)."""
@@ -64,6 +65,10 @@ class Sampler(ABC):
         self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
         """Yield x at sigmas[1], sigmas[2], ..."""
+
+    def grid(self, high: float, low: float, steps: int, *, like: Tensor) -> Tensor:
+        """Space `steps` noise levels from high to low as serves this sampler, (steps,)."""
+        return log_uniform(high, low, steps, like=like)
 
     def steps(self, evaluations: int) -> int:
         """Return the length of the grid that spends `evaluations` network evaluations."""

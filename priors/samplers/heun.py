@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.samplers.base import Observed, Sampler, per_step
+from genprior.priors.samplers.grids import rho_grid
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Heun(Sampler):
             slope_ahead = (ahead - denoise(ahead, lower[i])) / then
             x = torch.addcmul(x, step, slope.lerp(slope_ahead, 0.5))
             yield x
+
+    def grid(self, high: float, low: float, steps: int, *, like: Tensor) -> Tensor:
+        return rho_grid(high, low, steps, like=like)
 
     def steps(self, evaluations: int) -> int:
         return (evaluations + 1) // 2

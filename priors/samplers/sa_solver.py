@@ -1,4 +1,4 @@
-"""A stochastic multistep sampler of high order, and its noise-free case."""
+"""A stochastic multistep sampler, and its noise-free case."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from genprior.priors.samplers.base import Observed, Sampler, per_step
 
 @dataclass(frozen=True)
 class SASolver(Sampler):
-    """A multistep walk of third order in log sigma, corrected after each evaluation.
+    """A multistep walk in log sigma through three x0, corrected after each evaluation.
 
         x' = e^(-k h) x + sum_j w_j x0_j + sigma' sqrt(1 - e^(-2 tau^2 h)) n
         w_j = int_0^h k e^(-k (h-t)) L_j(t) dt,   h = log(sigma / sigma'),   k = 1 + tau^2
 
     with Lagrange's polynomials L_j through the last three x0. Once x0' is known at (x', sigma'),
-    the step is taken again with it as a fourth and the same n, which costs no evaluation. For a
+    the step is taken again with it as a fourth and the same n, which costs no evaluation. The
+    error of the mean then falls with the fourth power of the step; that of the variance does so
+    for tau = 0, and with the second power where noise is drawn, as no x0 within a step has seen
+    the noise drawn in it. For a
     Gaussian, 20 evaluations leave about a tenth of the error in the variance that
     DPM-Solver++(2M) leaves. Steps longer than `longest` are DPM-Solver++(2M)'s, as polynomials
     that reach too far swing.

@@ -9,8 +9,13 @@ from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal
 from genprior.priors.base import DenoisingPrior
 from genprior.priors.samplers.base import Sampler
-from genprior.priors.samplers.dpm_solver import DPMSolver
-from genprior.priors.samplers.grids import rho_grid
+from genprior.priors.samplers.sa_solver import SASolver
+
+DEFAULT = SASolver(tau=0.7)
+"""Of `sample`. With an exact denoiser 18 evaluations leave every direction's variance, from a
+thirtieth of the data's standard deviation to twice it, within 2 %; DPM-Solver++(2M) on Karras's
+levels makes it up to 14 % too large, its stochastic form up to 26 %. Fresh noise, most of it high
+up, forgets what a network gets wrong."""
 
 
 def start(
@@ -59,15 +64,15 @@ def sample(
         size: (H, W), needed where the prior's shape has None, else it must agree.
         generator: None, one generator, or one for each image.
         steps: Network evaluations for each image.
-        sampler: DPM-Solver++(2M) if None.
+        sampler: `DEFAULT` if None.
     Raises:
         ValueError: The size is missing, or is not the prior's.
     """
     shape = prior.check_size(size)
-    sampler = sampler if sampler is not None else DPMSolver()
+    sampler = sampler if sampler is not None else DEFAULT
     like = next(prior.parameters(), prior.data_mean)
     low, high = walk_range(prior)
-    sigmas = rho_grid(high, low, sampler.steps(steps), like=like)
+    sigmas = sampler.grid(high, low, sampler.steps(steps), like=like)
     kind = {"dtype": like.dtype, "device": like.device}
     x = start(prior, (n, *shape), high, generator=generator, **kind)
     with torch.no_grad():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from genprior.operators.random import uniform
+from genprior.solvers.chunks import Solution
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.diffusion.daps import conditional_draw
 from genprior.solvers.walk.solver import DiffusionSolver
@@ -37,7 +38,9 @@ class SMC(DiffusionSolver):
     `exact_entries` of them, else PiGDM's scalar.
 
     Attributes:
-        particles: For each image.
+        particles: For each image; as many as there are samples where more of these are asked
+            for. The result's trace tells the `effective` size of an image's system at each step:
+            that many samples at most are independent.
         exact_entries: Most observed entries of y for the exact V.
 
     Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1 (there V is a scalar, and the gradient
@@ -58,7 +61,13 @@ class SMC(DiffusionSolver):
             raise ValueError(f"SMC: particles must be at least 1, not {self.particles}")
 
     def _rows_per_image(self, num_samples: int) -> int:
-        return self.particles
+        return max(self.particles, num_samples)
+
+    def _finish(self, walk: Walk, x: Tensor) -> Solution:
+        solution = super()._finish(walk, x)
+        return replace(
+            solution, trace={**solution.trace, "effective": torch.stack(walk.effective)}
+        )
 
     def descend(self, walk: Walk) -> Tensor:
         few = len(observed_entries(walk)) <= self.exact_entries
@@ -79,7 +88,8 @@ class SMC(DiffusionSolver):
             ratio = -(shift * (n + shift / 2)).flatten(1).sum(1)
             log_weights = log_weights + ratio + twist.log_density - before
         walk.record(twist.guided)
-        chosen = self._choose(walk, log_weights, walk.samples)
+        walk.effective.append(_effective(_weights(walk, log_weights)))
+        chosen = _choose(walk, log_weights, walk.samples)
         return self._last_draw(walk, twist.x0, chosen)
 
     def _twist(self, walk: Walk, x: Tensor, sigma: Tensor, few: bool) -> Twist:
@@ -90,33 +100,20 @@ class SMC(DiffusionSolver):
         walk.doubt(sound)
         return twist.where(sound, x)
 
-    def _weights(self, log_weights: Tensor) -> Tensor:
-        """Normalise within each image, (B, P); a system without any weight starts afresh."""
-        grouped = log_weights.reshape(-1, self.particles)
-        lost = (grouped == -torch.inf).all(1, keepdim=True)
-        return torch.softmax(torch.where(lost, 0.0, grouped), 1)
-
-    def _resample(self, walk: Walk, log_weights: Tensor) -> tuple[Tensor | None, Tensor]:
+    @staticmethod
+    def _resample(walk: Walk, log_weights: Tensor) -> tuple[Tensor | None, Tensor]:
         """Draw particles anew in images whose effective size is below half; None: in no image."""
-        weights = self._weights(log_weights)
-        halved = 1 / weights.square().sum(1) < self.particles / 2
-        drawn = self._choose(walk, log_weights, self.particles)
+        weights = _weights(walk, log_weights)
+        count = weights.shape[1]
+        walk.effective.append(_effective(weights))
+        halved = walk.effective[-1] < count / 2
+        drawn = _choose(walk, log_weights, count)
         if not bool(halved.any()):
             return None, log_weights
         same = torch.arange(len(log_weights), device=drawn.device)
-        chosen = halved.repeat_interleave(self.particles)
+        chosen = halved.repeat_interleave(count)
         log_weights = torch.where(chosen, 0.0, log_weights)
         return torch.where(chosen, drawn, same), log_weights
-
-    def _choose(self, walk: Walk, log_weights: Tensor, count: int) -> Tensor:
-        """Draw `count` particles of each image by systematic resampling: flat indices."""
-        cumulative = self._weights(log_weights).cumsum(1)
-        shape, like = (len(cumulative), 1), cumulative
-        u = uniform(shape, walk.generators, dtype=like.dtype, device=like.device)
-        places = (torch.arange(count, device=like.device) + u) / count * cumulative[:, -1:]
-        index = torch.searchsorted(cumulative, places).clamp(max=self.particles - 1)
-        first = torch.arange(len(like), device=like.device)[:, None] * self.particles
-        return (first + index).flatten()
 
     @staticmethod
     def _last_draw(walk: Walk, x0: Tensor, chosen: Tensor) -> Tensor:
@@ -124,3 +121,27 @@ class SMC(DiffusionSolver):
         data = DataTerm.of(walk.problem.take(chosen))
         r2 = walk.uncertainty(walk.sigmas[-1])[chosen]
         return conditional_draw(data, x0[chosen], r2, walk.noise)
+
+
+def _weights(walk: Walk, log_weights: Tensor) -> Tensor:
+    """Normalise within each image, (B, P); a system without any weight starts afresh."""
+    grouped = log_weights.reshape(len(walk.generators), -1)
+    lost = (grouped == -torch.inf).all(1, keepdim=True)
+    return torch.softmax(torch.where(lost, 0.0, grouped), 1)
+
+
+def _effective(weights: Tensor) -> Tensor:
+    """Return 1 / sum w^2 of each system, (B,)."""
+    return 1 / weights.square().sum(1)
+
+
+def _choose(walk: Walk, log_weights: Tensor, count: int) -> Tensor:
+    """Draw `count` particles of each image by systematic resampling: flat indices."""
+    cumulative = _weights(walk, log_weights).cumsum(1)
+    images, particles = cumulative.shape
+    kind = {"dtype": cumulative.dtype, "device": cumulative.device}
+    u = uniform((images, 1), walk.generators, **kind)
+    places = (torch.arange(count, device=u.device) + u) / count * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, places).clamp(max=particles - 1)
+    first = torch.arange(images, device=u.device)[:, None] * particles
+    return (first + index).flatten()

@@ -15,7 +15,7 @@ from genprior.operators.random import normal
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.fit import noise_std
-from genprior.solvers.walk.levels import noise_level
+from genprior.solvers.walk.levels import largest_singular_value, noise_level
 from genprior.solvers.walk.steps import finite_rows, row_norm, surely_finite, where_rows
 
 
@@ -34,6 +34,7 @@ class Walk:
         sound: (R,) bool, False once a row's network output was not finite.
         doubted: False while all rows are known to be sound.
         mean: E[x0 | y] of each row, where a method knows it exactly.
+        effective: Effective sizes of a method's systems of particles, one tensor a step.
         trace: What `record` noted: residual norms and soundness, each (R,).
     """
 
@@ -47,6 +48,7 @@ class Walk:
     sound: Tensor = field(init=False)
     doubted: bool = field(init=False, default=False)
     mean: Tensor | None = None
+    effective: list[Tensor] = field(default_factory=list)
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,13 +100,18 @@ class Walk:
         return sigma2 * s2 / (sigma2 + s2)
 
     def variances(self, sigma: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-        """Return r^2 (see `uncertainty`) and sigma_y^2, at least the share `damping` of it.
+        """Return r^2 (see `uncertainty`) and sigma_y^2, at least `damping` gain^2 r^2.
 
         That keeps noise-free systems solvable where a network's Jacobian is all but singular, and
         vanishes with sigma.
         """
         r2 = self.uncertainty(sigma)
-        return r2, torch.maximum(self.sigma_y**2, damping * r2)
+        return r2, torch.maximum(self.sigma_y**2, damping * self.gain**2 * r2)
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """A's largest singular value, (R,)."""
+        return largest_singular_value(self.problem)
 
     @cached_property
     def data(self) -> DataTerm:

@@ -21,7 +21,7 @@ class Twist:
     """N(y; A x0, sigma_y^2 I + A V A^T) at R rows.
 
     Attributes:
-        log_density: In nats, up to a constant of the problem, (R,).
+        log_density: In nats, up to a constant of the image and sigma, (R,).
         x0: denoise(x, sigma), (R, C, H, W).
         guided: E[x0 | x_sigma, y] = x0 + V A^T (sigma_y^2 I + A V A^T)^-1 (y - A x0).
     """
@@ -44,18 +44,20 @@ class Twist:
 
 
 def scalar_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:
-    """Take V = r^2 I in the density, and its product with one Jacobian in the guided mean."""
-    operator, data = walk.problem.linear_operator, walk.data
+    """Take V = r^2 I in the density, and its product with one Jacobian in the guided mean.
+
+    The determinant is then the same for all particles of an image, and left out.
+    """
+    data = walk.data
     r2, noise2 = walk.variances(sigma, DAMPING)
     x, x0 = walk.denoise_with_graph(x, sigma)
     residual = data.residual(x0.detach())
     u = data.solver(noise2, scale=r2)(residual)
     (gradient,) = torch.autograd.grad(x0, x, data.adjoint(u))
-    log_determinant = operator.gram_log_determinant(noise2, scale=r2, like=walk.problem.y)
     quadratic = (residual * u).flatten(1).sum(1)
     x0 = x0.detach()
     guided = plus(x0, sigma**2, gradient)
-    return Twist(-0.5 * (quadratic + log_determinant), x0, guided)
+    return Twist(-0.5 * quadratic, x0, guided)
 
 
 def exact_twist(walk: Walk, x: Tensor, sigma: Tensor) -> Twist:

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from tools import as_gaussian, linear_vae, seeded
+from tools import as_gaussian, linear_vae, randn, seeded
 
 from genprior.operators import CompressedSensing, GaussianNoise, Identity, Inpainting, Problem
 from genprior.priors import Gaussian, LatentPrior
 from genprior.solvers import LatentSampler
 from genprior.solvers.latent.diagnostics import effective_sample_size, split_r_hat
+from genprior.solvers.latent.hmc import Point, hmc_step
 
 SHAPE = (1, 3, 2)
 
@@ -197,3 +198,21 @@ def test_more_samples_than_draws_are_refused():
     problem = Problem(vae.sample(1, generator=seeded()), Identity(SHAPE), GaussianNoise(0.1))
     with pytest.raises(ValueError, match="raise steps"):
         LatentSampler(steps=4, chains=2)(problem, vae, num_samples=9)
+
+
+def test_energy_balances_in_a_step_of_hmc():
+    """Catches kinetic energies that are not alike before and after, which no longer leaves the
+    posterior as it is: where no force acts momentum stays, so a rise of the potential by D alone
+    decides, exp(-D)."""
+    z = randn(6, 5, seed=1)
+    rise = torch.linspace(0.1, 2.0, 6, dtype=torch.float64)
+    still = torch.zeros_like(z)
+    _, acceptance = hmc_step(
+        lambda z: (rise, torch.zeros_like(z)),
+        Point(z, torch.zeros_like(rise), still),
+        torch.full_like(rise, 0.3),
+        metric=torch.linspace(0.5, 2.0, 30, dtype=torch.float64).reshape(6, 5),
+        leapfrog=3,
+        generators=[torch.Generator().manual_seed(i) for i in range(6)],
+    )
+    torch.testing.assert_close(acceptance, (-rise).exp())
