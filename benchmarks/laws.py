@@ -29,7 +29,14 @@ from common.gaussians import SOLVERS, Row
 from torch import Tensor
 
 from genprior.metrics import gaussian_kl
-from genprior.operators import Blur, CompressedSensing, Downsampling, LinearOperator, Matrix
+from genprior.operators import (
+    Blur,
+    CompressedSensing,
+    Downsampling,
+    LinearOperator,
+    Matrix,
+    Problem,
+)
 from genprior.operators.kernels import gaussian
 from genprior.priors import Gaussian
 from genprior.solvers import DPS, MMPS, SMC, RePaint, Solver
@@ -38,8 +45,17 @@ from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
 NAMES = ("MMPS", "PiGDM", "DAPS", "DiffPIR", "DDNM", "DDRM", "RePaint", "DPS")
 PUBLISHED = ("DDNM published", "DDRM published, 100")
 SIGMAS = {"0.005": 0.005, "0.05": 0.05, "0.5": 0.5}
-FIELDS = ("solver", "operator", "size", "prior", "sigma", "KL", "mean error", "variance")
-FIELDS = (*FIELDS, "whitened", "converged", "seconds")
+FIELDS: tuple[str, ...] = (
+    "solver",
+    "operator",
+    "size",
+    "prior",
+    "sigma",
+    "KL",
+    "mean error",
+    "variance",
+)
+FIELDS = (*FIELDS, "whitened", "seconds")
 
 
 def operators(size: int) -> dict[str, LinearOperator | None]:
@@ -58,7 +74,7 @@ def operators(size: int) -> dict[str, LinearOperator | None]:
     }
 
 
-def law_of(solver: Solver, prior: Gaussian, problem: object) -> tuple[Tensor, Tensor]:
+def law_of(solver: Solver, prior: Gaussian, problem: Problem) -> tuple[Tensor, Tensor]:
     """The law of the samples, exact where the walk is affine in its noise."""
     if isinstance(solver, MMPS):  # as shipped it stops early, which no affine map does
         solver = type(solver)(iterations=problem.y[0].numel(), tolerance=1e-9)
@@ -86,7 +102,7 @@ def rows(
             )
             mean, covariance = posterior_law(prior, problem)
             for name in only:
-                case = dict(zip(FIELDS, (name, kind, size, field, sigma), strict=False))
+                case: Row = dict(zip(FIELDS, (name, kind, size, field, sigma), strict=False))
                 solver = SOLVERS[name]
                 if isinstance(solver, RePaint) and kind != "mask":
                     continue
@@ -109,7 +125,7 @@ def rows(
 
 def main() -> None:
     """Print the table and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--only", nargs="+", default=[*NAMES, *PUBLISHED])
     parser.add_argument("--operators", nargs="+", default=None)
@@ -126,9 +142,11 @@ def main() -> None:
         )
     if args.out is not None:
         with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(table)
+            for row in table:
+                numbers = {k: f"{v:.3g}" for k, v in row.items() if isinstance(v, float)}
+                writer.writerow(row | numbers)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FIELDS = ("file", "line", "column", "kind", "before", "after", "fate", "reason")
+FIELDS: tuple[str, ...] = ("file", "line", "column", "kind", "before", "after", "fate", "reason")
 TRUTH = ("test_truth_gaussian.py", "test_truth_operators.py", "test_walks.py")
 WALKS = tuple(f"tests/solvers/{name}" for name in TRUTH)
 TESTS = {  # The longest prefix counts.
@@ -51,7 +52,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }
 
 
-def mutants(source: str) -> Iterator[tuple[dict[str, object], str]]:
+def mutants(source: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield each mutation's place and words, and the changed source."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -59,21 +60,15 @@ def mutants(source: str) -> Iterator[tuple[dict[str, object], str]]:
         if field is None:
             continue
         before = ast.unparse(node)
-        owner, value = (node.ops, 0) if field == "ops" else (node, field)
-        _put(owner, value, new)
-        row = {"line": node.lineno, "column": node.col_offset, "kind": type(node).__name__}
-        yield row | {"before": before, "after": ast.unparse(node)}, ast.unparse(tree)
-        _put(owner, value, old)
+        row: dict[str, Any] = {"kind": type(node).__name__, "before": before}
+        if isinstance(node, (ast.expr, ast.stmt)):
+            row |= {"line": node.lineno, "column": node.col_offset}
+        setattr(node, field, new)
+        yield row | {"after": ast.unparse(node)}, ast.unparse(tree)
+        setattr(node, field, old)
 
 
-def _put(owner: object, place: object, value: object) -> None:
-    if isinstance(owner, list):
-        owner[place] = value
-    else:
-        setattr(owner, str(place), value)
-
-
-def _change(node: ast.AST) -> tuple[str | None, object, object]:
+def _change(node: ast.AST) -> tuple[str | None, Any, Any]:
     """Which field of `node` to change, from what to what; None: nothing to change."""
     match node:
         case ast.Constant(value=bool() | str() | bytes() | None):
@@ -86,8 +81,8 @@ def _change(node: ast.AST) -> tuple[str | None, object, object]:
             return "op", op, SWAPS[type(op)]()
         case ast.UnaryOp(op=ast.USub() as op):
             return "op", op, ast.UAdd()
-        case ast.Compare(ops=[op, *_]) if type(op) in SWAPS:
-            return "ops", op, SWAPS[type(op)]()
+        case ast.Compare(ops=[op, *rest]) if type(op) in SWAPS:
+            return "ops", [op, *rest], [SWAPS[type(op)](), *rest]
     return None, None, None
 
 
@@ -141,7 +136,7 @@ def work(files: list[str], out: Path, *, limit: int | None, workers: int, timeou
             ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "docs")
             copies.put(Path(shutil.copytree(ROOT, Path(folder) / str(i), ignore=ignored)))
 
-        def attempt(task: tuple[dict[str, object], str]) -> dict[str, object]:
+        def attempt(task: tuple[dict[str, Any], str]) -> dict[str, Any]:
             row, source = task
             copy = copies.get()
             try:
@@ -158,7 +153,7 @@ def work(files: list[str], out: Path, *, limit: int | None, workers: int, timeou
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("mutants.csv"))
     parser.add_argument("--only", nargs="+", default=None, help="files, from the project's root")
     parser.add_argument("--limit", type=int, default=None)
