@@ -55,7 +55,8 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 def mutants(source: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield each mutation's place and words, and the changed source."""
     tree = ast.parse(source)
-    for node in ast.walk(tree):
+    nodes: list[Any] = list(ast.walk(tree))
+    for node in nodes:
         field, old, new = _change(node)
         if field is None:
             continue

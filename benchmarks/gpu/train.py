@@ -126,7 +126,8 @@ def main(words: Sequence[str] | None = None) -> None:
         options=recipe.options(),
         card={**recipe.written.get("card", {}), "start": given.start},
         callback=keeper,
-        **({"steps": 20} if dry else {"seconds": given.seconds}),
+        steps=20 if dry else None,
+        seconds=None if dry else given.seconds,
     )
     path = keeper.keep(trained)
     figures |= {"training": card(path)["card"]["training"], "MiB": path.stat().st_size / 2**20}

@@ -292,7 +292,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
     one = train(Line(), data(), out=tmp_path / "1", steps=4, batch_size=4, options=QUIET)
     script = tmp_path / "two.py"
     script.write_text(
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[n]) for n in (0, 1)]!r}\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[n]) for n in (0, 2)]!r}\n"
         "from test_training import *\n"
         "prior = Line()\n"
         f"train(prior, data(), out={str(tmp_path / '2')!r}, steps=4, batch_size=4,\n"
@@ -585,7 +585,7 @@ def test_recipes_are_read_as_they_were(monkeypatch):
         passed.update(given, family=family.__name__, options=options, run=self)
 
     monkeypatch.setattr("genprior.commands.run.Run.train", note)
-    for path in sorted((Path(__file__).parents[2] / "pretrained" / "recipes").glob("*.yaml")):
+    for path in sorted((Path(__file__).parents[3] / "pretrained" / "recipes").glob("*.yaml")):
         command = re.search(r"genprior train (\w+)", path.read_text())[1]
         if command in ("gaussian", "mixture"):
             continue

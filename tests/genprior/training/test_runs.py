@@ -15,7 +15,7 @@ from genprior.data import write_image
 from genprior.priors import Autoencoder
 from genprior.training import TrainingOptions, checkpoints, lock, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUIET = TrainingOptions(
     warmup=2, checkpoint_every=4, grid=0, progress=False, precision="fp32", accelerator="cpu"
 )
@@ -118,7 +118,7 @@ def test_status_of_a_stopped_command(photos, tmp_path, monkeypatch):
 
 def test_killed_at_any_point(tmp_path):
     """Would catch a checkpoint that is dropped before its successor is in place, and the like."""
-    script = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "4"]
+    script = [sys.executable, str(ROOT / "benchmarks" / "details" / "kills.py"), "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """Kill training runs at chosen points, resume them, and count what was lost.
 
-    python benchmarks/kills.py [KILLS]
+    python benchmarks/details/kills.py [KILLS]
 
 A run of 24 steps keeps a checkpoint every 4. Each part of it but the last is ended by SIGKILL: in
 the n-th loss, half through the n-th file that is written, before or after the n-th file is moved
@@ -81,7 +81,8 @@ def kill_at(point: str, number: int, log: Path) -> None:
 
     os.replace, os.fsync = around("move", os.replace), fsync
     Path.unlink = around("drop", Path.unlink)
-    Diffusion._denoising_loss = denoising_loss
+    watched: Any = Diffusion
+    watched._denoising_loss = denoising_loss
 
 
 def in_child(work: Callable[[], None]) -> int:
