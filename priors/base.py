@@ -356,8 +356,10 @@ class ExactPrior(Prior):
 
 def check_counts(name: str, counts: int | Sequence[int], *, least: int = 1) -> None:
     """Raise unless the option `name` is a whole number, or several, each `least` to a million."""
-    several = isinstance(counts, Sequence) and not isinstance(counts, str)
-    values: list[Any] = [*counts] if several else [counts]
+    if isinstance(counts, Sequence) and not isinstance(counts, str):
+        values: Sequence[Any] = counts
+    else:
+        values = [counts]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in values):
         raise ValueError(f"{name} must be whole numbers of at least {least}, not {counts!r}")
     if any(n > 1_000_000 for n in values):
