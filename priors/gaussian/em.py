@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from genprior.operators.random import normal, uniform
 from genprior.priors.gaussian.low_rank import LowRankNormal, precise
+from genprior.priors.gaussian.principal import leading
 
 EXACT = 2048
 """Rows or numbers up to which a component's eigenvectors are found exactly."""
@@ -21,11 +23,10 @@ _ROW_VALUES = 2**22
 
 @dataclass(frozen=True)
 class Mixture:
-    """weights (K,), their laws on flat images, and the mean log-likelihood of every iteration."""
+    """weights (K,) and their laws on flat images."""
 
     weights: Tensor
     laws: list[LowRankNormal]
-    history: list[float]
 
 
 def fit_mixture(
@@ -58,7 +59,7 @@ def fit_mixture(
     """
     responsibilities = _k_means(x, components, generator)
     laws: list[LowRankNormal | None] = [None] * components
-    history: list[float] = []
+    before = -math.inf
     for step in range(iterations):
         totals = responsibilities.double().sum(0)
         laws = [
@@ -69,13 +70,14 @@ def fit_mixture(
         found = [law for law in laws if law is not None]
         joint = _log_joint(x, weights, found)
         evidence = joint.logsumexp(1)
-        history.append(float(evidence.double().mean()))
+        likelihood = float(evidence.double().mean())
         if callback is not None:
-            callback(step, history[-1])
-        if step and history[-1] - history[-2] < tolerance * x.shape[1]:
+            callback(step, likelihood)
+        if likelihood - before < tolerance * x.shape[1]:
             break
+        before = likelihood
         responsibilities = (joint - evidence[:, None]).exp()
-    return Mixture(weights, found, history)
+    return Mixture(weights, found)
 
 
 def log_joint(
@@ -154,8 +156,7 @@ def _eigenpairs(root: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         kept = min(rank, int((values > 1e-10 * values[-1]).sum()))
         values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
         return values, torch.linalg.qr(root.T @ (vectors / values.sqrt())).Q
-    values, vectors = torch.linalg.eigh(root.T @ root)
-    return values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+    return leading(root.T @ root, rank)
 
 
 def _subspace(root: Tensor, rank: int, previous: LowRankNormal | None) -> tuple[Tensor, Tensor]:
@@ -165,19 +166,14 @@ def _subspace(root: Tensor, rank: int, previous: LowRankNormal | None) -> tuple[
     over several steps.
     """
     seeded = torch.Generator().manual_seed(0)  # the start does not show in the limit
-    spare = rank // 4 + 8
+    columns = rank // 4 + 8 + (rank if previous is None else 0)
+    shape = (root.shape[1], columns)
+    basis = normal(shape, seeded, dtype=root.dtype, device=root.device)
     if previous is not None:
-        basis = torch.cat([previous.basis.T, _noise(root, spare, seeded)], 1)
-    else:
-        basis = _noise(root, rank + spare, seeded)
+        basis = torch.cat([previous.basis.T, basis], 1)
     basis = torch.linalg.qr(basis).Q
     for _ in range(_PASSES):
         basis = torch.linalg.qr(root.T @ (root @ basis)).Q
     projected = (root @ basis).to(precise(root))
-    values, vectors = torch.linalg.eigh(projected.T @ projected)
-    chosen = vectors.flip(1)[:, :rank].to(basis)
-    return values.flip(0)[:rank].clamp(min=0), torch.linalg.qr(basis @ chosen).Q
-
-
-def _noise(root: Tensor, columns: int, generator: torch.Generator) -> Tensor:
-    return normal((root.shape[1], columns), generator, dtype=root.dtype, device=root.device)
+    values, vectors = leading(projected.T @ projected, rank)
+    return values, torch.linalg.qr(basis @ vectors.to(basis)).Q

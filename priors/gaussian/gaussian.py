@@ -9,7 +9,6 @@ from torch import Tensor
 
 from genprior.operators import Problem
 from genprior.operators.memo import Memo
-from genprior.operators.random import Generators, normal
 from genprior.priors.base import (
     DenoisingPrior,
     DensityPrior,
@@ -103,14 +102,9 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
             ValueError: Fewer than two images, or a rank that they cannot support.
         Source: Tipping, Bishop 1999, "Probabilistic principal component analysis", eqs. 7 and 8.
         """
-        fitted = fit_principal(images, rank=rank, floor=floor)
-        factors = fitted.directions * fitted.scales[:, None]
-        shape = fitted.image_shape
-        return cls(
-            fitted.mean.reshape(shape).float(),
-            factors.reshape(-1, *shape).float(),
-            residual=fitted.residual,
-        )
+        law, shape = fit_principal(images, rank=rank, floor=floor)
+        mean, factors = law.mean.reshape(shape), law.factors.reshape(-1, *shape)
+        return cls(mean.float(), factors.float(), residual=law.residual)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,14 +126,6 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
                 self.residual.to(dtype),
             ),
         )
-
-    def sample(
-        self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
-    ) -> Tensor:
-        channels, height, width = self.check_size(size)
-        shape = (n, channels, height, width)
-        z = normal(shape, generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self.decode(z)
 
     def decode(self, z: Tensor) -> Tensor:
         law = self.law(z.dtype)
