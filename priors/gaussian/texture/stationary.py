@@ -88,11 +88,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
             return self
         if size[0] < height or size[1] < width:
             raise ValueError(f"the domain {(height, width)} cannot shrink to {tuple(size)}")
-        fade = [
-            _fade(n) if n < wanted else torch.ones(n, dtype=torch.float64)
-            for n, wanted in zip((height, width), size, strict=True)
-        ]
-        window = (fade[0][:, None] * fade[1]).to(self.spot)
+        down, across = (_fade(n, wanted) for n, wanted in zip((height, width), size, strict=True))
+        window = (down[:, None] * across).to(self.spot)
         # a spot of sum zero keeps the mean colour of every sample; its energy keeps the contrast
         sums = (self.spot * window).sum((1, 2), keepdim=True)
         faded = window * (self.spot - sums / window.sum())
@@ -121,11 +118,9 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
             ),
         )
 
-    def _synthesis(self, size: tuple[int, int] | None) -> StationaryGaussian:
-        """The texture on a domain that holds `size`."""
-        _, height, width = self.spot.shape
-        wanted = (height, width) if size is None else size
-        return self.extended((max(height, wanted[0]), max(width, wanted[1])))
+    def _synthesis(self, height: int, width: int) -> StationaryGaussian:
+        """The texture on a domain that holds (height, width)."""
+        return self.extended((max(height, self.spot.shape[1]), max(width, self.spot.shape[2])))
 
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
@@ -134,8 +129,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
 
         Beyond the domain the spot is extended by zeros; a smaller size is cut from the domain.
         """
-        prior = self._synthesis(size)
-        _, height, width = prior.spot.shape if size is None else (0, *size)
+        height, width = size or self.spot.shape[1:]
+        prior = self._synthesis(height, width)
         shape = (n, *prior.latent_shape)
         z = normal(shape, generator, dtype=self.spot.dtype, device=self.spot.device)
         return prior.decode(z)[..., :height, :width]
@@ -147,9 +142,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
 
         Not normal, but closer to the image's own spectrum than `sample`; no residual is added.
         """
-        prior = self._synthesis(size)
-        law = prior.law(self.spot.dtype)
-        _, height, width = prior.spot.shape if size is None else (0, *size)
+        height, width = size or self.spot.shape[1:]
+        law = self._synthesis(height, width).law(self.spot.dtype)
         shape = (n, 1, *law.size)
         white = normal(shape, generator, dtype=self.spot.dtype, device=self.spot.device)
         phase = torch.sgn(torch.fft.rfft2(white))  # of a real field, so symmetric
@@ -225,8 +219,13 @@ def smooth_component(image: Tensor) -> Tensor:
     return torch.fft.ifft2(transform).real
 
 
-def _fade(n: int) -> Tensor:
-    """A window of n samples: 1 inside, smooth to 0 over `TAPER` of the side at both ends."""
+def _fade(n: int, wanted: int) -> Tensor:
+    """A window of n samples: 1 inside, smooth to 0 over `TAPER` of the side at both ends.
+
+    Where n samples are `wanted` it is 1 all over.
+    """
+    if n == wanted:
+        return torch.ones(n, dtype=torch.float64)
     position = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     edge = torch.minimum(position, 1 - position) / TAPER
     return 0.5 - 0.5 * torch.cos(torch.pi * edge.clamp(max=1))
