@@ -11,7 +11,7 @@ from torch import Tensor
 from genprior.operators.random import Generators, normal
 from genprior.priors.vae import pixels as pixel_distributions
 from genprior.priors.vae.coders import coders
-from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior, normal_kl
+from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior
 
 
 class VAE(VariationalPrior):
@@ -72,16 +72,10 @@ class VAE(VariationalPrior):
         mean, std = self.encode_distribution(x)
         shape = (len(x), samples, *self.latent_shape)
         n = normal(shape, generator, dtype=x.dtype, device=x.device)
-        z = mean[:, None] + std[:, None] * n
-        output = self._output(z.flatten(0, 1))
+        mean, std = mean[:, None], std[:, None]
+        output = self._output((mean + std * n).flatten(0, 1))
         log_likelihood = self.pixels.log_prob(x.repeat_interleave(samples, 0), output)
-        log_ratio = 0.5 * (n.square() - z.square()) + std.log()[:, None]
-        return BoundTerms(
-            log_likelihood=log_likelihood.view(len(x), samples),
-            log_ratio=log_ratio.sum(2),
-            kl=normal_kl(mean, std),
-            means=mean,
-        )
+        return BoundTerms.from_draws(log_likelihood, n, mean=mean, std=std)
 
     def _output(self, z: Tensor) -> Tensor:
         """Run the decoder in its own precision."""
