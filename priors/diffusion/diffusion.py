@@ -49,8 +49,6 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
     exact_encoder: ClassVar[bool] = False
     flow_steps: ClassVar[int] = 48
     autocast: torch.dtype | None = None
-    data_mean: Tensor
-    data_std: Tensor
 
     def __init__(
         self,
@@ -69,8 +67,8 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         self.latent_shape = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
         self.training_objective = objective if objective is not None else EDM()
         mean = torch.as_tensor(data_mean, dtype=torch.float64).reshape(-1, 1, 1)
-        self.register_buffer("data_mean", mean.float(), persistent=False)
-        self.register_buffer("data_std", torch.tensor(float(data_std)), persistent=False)
+        self.data_mean = nn.Buffer(mean.float(), persistent=False)
+        self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
         # As Python numbers too: a float64 input is not normalised by float32 figures.
         self._normalisation = mean, float(data_std)
         self._warned = False

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genprior.priors.base import check_counts
+from genprior.priors.base import check_counts, plain
 
 EMBEDDING = 128
 
@@ -82,8 +82,6 @@ class UNet(nn.Module):
     multiple of `unshuffle * 2 ** (levels - 1)`.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -104,13 +102,7 @@ class UNet(nn.Module):
             check_counts(name, value)
         if not isinstance(attention, bool):
             raise ValueError(f"attention must be true or false, not {attention!r}")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "widths": list(widths),
-            "blocks": list(blocks),
-            "unshuffle": unshuffle,
-            "attention": attention,
-        }
+        self.config = plain({**counts, "attention": attention})
         with torch.device("meta"):  # the default initialisation would move the global generator
             self._build(channels * unshuffle**2, widths, blocks, attention)
         self.to_empty(device="cpu")
@@ -118,7 +110,7 @@ class UNet(nn.Module):
         self.multiple = unshuffle * 2 ** (len(widths) - 1)
         self.unshuffle = unshuffle
         half = torch.linspace(math.log(0.5), math.log(32.0), EMBEDDING // 4)
-        self.register_buffer("frequencies", half.exp(), persistent=False)
+        self.frequencies = nn.Buffer(half.exp(), persistent=False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property

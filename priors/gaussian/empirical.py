@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators import Identity, Inpainting, Problem
 from genprior.operators.base import per_row
@@ -39,9 +39,6 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
     Source: Parzen 1962, "On estimation of a probability density function and mode".
     """
 
-    images: Tensor
-    bandwidth: Tensor
-
     def __init__(self, images: Tensor, bandwidth: float | Tensor) -> None:
         super().__init__()
         if images.ndim != 4 or not len(images) or not images.is_floating_point():
@@ -55,8 +52,8 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         if not bool(images.isfinite().all()):
             raise ValueError("images must be finite")
         self.image_shape = tuple(images.shape[1:])
-        self.register_buffer("images", images.detach().clone())
-        self.register_buffer("bandwidth", width.clone())
+        self.images = nn.Buffer(images.detach().clone())
+        self.bandwidth = nn.Buffer(width.clone())
 
     @classmethod
     def fit(cls, images: Images, *, bandwidth: float | None = None) -> Empirical:

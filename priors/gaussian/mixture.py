@@ -32,7 +32,6 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
             symmetric and positive semidefinite.
     """
 
-    weights: Tensor
     components: Sequence[Gaussian]
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -139,7 +138,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         if len(shapes) > 1:
             raise ValueError(f"components of different image shapes {sorted(shapes)}")
         self.image_shape = components[0].image_shape
-        self.register_buffer("weights", weights.detach() / weights.sum())
+        self.weights = nn.Buffer(weights.detach() / weights.sum())
         self.components = nn.ModuleList(components)  # type: ignore[assignment]  # of Gaussian
 
     @property

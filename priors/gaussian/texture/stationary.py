@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators import Problem
 from genprior.operators.memo import Memo
@@ -14,6 +14,7 @@ from genprior.operators.random import Generators, normal
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior, LatentPrior
 from genprior.priors.gaussian.conditioning import check_linear_gaussian
 from genprior.priors.gaussian.gaussian import SIGMA_MIN
+from genprior.priors.gaussian.low_rank import as_residual
 from genprior.priors.gaussian.texture.posterior import StationaryPosterior
 from genprior.priors.gaussian.texture.torus import TorusNormal
 
@@ -37,10 +38,6 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
     Source: Galerne, Gousseau, Morel 2011, "Random phase textures: theory and synthesis".
     """
 
-    mean: Tensor
-    spot: Tensor
-    residual: Tensor
-
     def __init__(self, mean: Tensor, spot: Tensor, *, residual: float | Tensor = 0.0) -> None:
         super().__init__()
         if spot.ndim != 3 or mean.shape != spot.shape[:1]:
@@ -48,15 +45,12 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
                 f"mean must be (C,) and spot (C, H, W); {tuple(mean.shape)} and "
                 f"{tuple(spot.shape)} came"
             )
-        if not float(residual) >= 0:
-            raise ValueError(f"residual must be >= 0, not {float(residual)}")
         channels, height, width = spot.shape
         self.image_shape = (channels, height, width)
         self.latent_shape = (1 + channels * (float(residual) > 0), height, width)
-        self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("spot", spot.detach().clone())
-        residual = torch.as_tensor(residual, dtype=spot.dtype, device=spot.device)
-        self.register_buffer("residual", residual.detach().clone())
+        self.mean = nn.Buffer(mean.detach().clone())
+        self.spot = nn.Buffer(spot.detach().clone())
+        self.residual = nn.Buffer(as_residual(residual, spot))
         self._law = Memo()
 
     @classmethod
