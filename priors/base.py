@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -254,8 +255,7 @@ class LatentPrior(Prior):
     def latent_log_prob(self, z: Tensor) -> Tensor:
         """Return log N(z; 0, I) in nats, (B,)."""
         flat = z.flatten(1)
-        log_two_pi = torch.log(torch.tensor(2 * torch.pi, dtype=z.dtype, device=z.device))
-        return -0.5 * (flat.square().sum(1) + flat.shape[1] * log_two_pi)
+        return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi))
 
     @property
     def decoder_std(self) -> Tensor | float | None:
@@ -316,25 +316,20 @@ class Posterior(Protocol):
     @property
     def mean(self) -> Tensor:
         """Posterior mean, (B, C, H, W)."""
-        ...
 
     @property
     def std(self) -> Tensor | None:
         """Posterior standard deviation of every pixel, (B, C, H, W); None where too costly."""
-        ...
 
     @property
     def log_evidence(self) -> Tensor:
         """log p(y) in nats, observed entries only, (B,)."""
-        ...
 
     def sample(self, n: int, *, generator: Generators = None) -> Tensor:
         """Draw n exact samples for each measurement, (B, n, C, H, W)."""
-        ...
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x | y) in nats for x (B, C, H, W), (B,)."""
-        ...
 
 
 class ExactPrior(Prior):

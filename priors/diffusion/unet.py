@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import ge
 from typing import Any
 
 import torch
@@ -184,19 +185,11 @@ def extends(config: dict[str, Any], other: dict[str, Any]) -> bool:
 
     It may have more blocks, or attention, which start as nothing, and is else the same.
     """
-    if config == other:
-        return True
     if {"blocks", "attention"} - (config.keys() & other.keys()):
-        return False
-    if len(config["blocks"]) != len(other["blocks"]):
-        return False
-    rest = {**other, "blocks": config["blocks"], "attention": config["attention"]}
-    more = zip(config["blocks"], other["blocks"], strict=True)
-    return (
-        rest == config
-        and all(ours >= theirs for ours, theirs in more)
-        and config["attention"] >= other["attention"]
-    )
+        return config == other
+    grown = {"blocks": config["blocks"], "attention": config["attention"]}
+    ours, theirs = ([*c["blocks"], c["attention"]] for c in (config, other))
+    return {**other, **grown} == config and len(ours) == len(theirs) and all(map(ge, ours, theirs))
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -98,8 +98,8 @@ def _log_joint(x: Tensor, weights: Tensor, laws: list[LowRankNormal]) -> Tensor:
 
 
 def _squared_distances(x: Tensor, centre: Tensor) -> Tensor:
-    chunks = x.split(max(1, _ROW_VALUES // x.shape[1]))
-    return torch.cat([(chunk - centre).square().sum(1) for chunk in chunks])
+    distances = torch.cdist(x, centre[None], compute_mode="donot_use_mm_for_euclid_dist")
+    return distances[:, 0].square()
 
 
 def _k_means(x: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
