@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from genprior.operators.base import Shape, per_row
+from genprior.operators.base import Shape, fits, per_row
 from genprior.operators.random import Generators, normal
 from genprior.priors.files import check_fit, read_weights, write_weights
 
@@ -201,12 +201,8 @@ class Prior(Model):
             ValueError: `size` is missing where the prior leaves it open, or contradicts it.
         """
         channels, *known = self.image_shape
-        wanted = tuple(size) if size is not None else tuple(known)
-        fits = len(wanted) == 2 and all(
-            want is not None and want > 0 and has in (None, want)
-            for has, want in zip(known, wanted, strict=True)
-        )
-        if not fits:
+        wanted = known if size is None else size
+        if not fits(known, wanted) or not all(n is not None and n > 0 for n in wanted):
             raise ValueError(
                 f"{type(self).__name__} has images {self.image_shape} (None is any size) and "
                 f"size={size} came: give size=(H, W) where it has None, else leave it out"
@@ -316,20 +312,25 @@ class Posterior(Protocol):
     @property
     def mean(self) -> Tensor:
         """Posterior mean, (B, C, H, W)."""
+        ...
 
     @property
     def std(self) -> Tensor | None:
         """Posterior standard deviation of every pixel, (B, C, H, W); None where too costly."""
+        ...
 
     @property
     def log_evidence(self) -> Tensor:
         """log p(y) in nats, observed entries only, (B,)."""
+        ...
 
     def sample(self, n: int, *, generator: Generators = None) -> Tensor:
         """Draw n exact samples for each measurement, (B, n, C, H, W)."""
+        ...
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x | y) in nats for x (B, C, H, W), (B,)."""
+        ...
 
 
 class ExactPrior(Prior):
