@@ -169,7 +169,7 @@ class CategoricalPixels(PixelDistribution):
         return level.to(output.dtype) / (self.outputs - 1)
 
 
-_KINDS: dict[str, type[PixelDistribution]] = {
+_KINDS = {
     "gaussian": GaussianPixels,
     "bernoulli": BernoulliPixels,
     "categorical": CategoricalPixels,
