@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,26 +58,23 @@ def fit_mixture(
         appendix C; Arthur, Vassilvitskii 2007 (k-means++).
     """
     responsibilities = _k_means(x, components, generator)
-    laws: list[LowRankNormal | None] = [None] * components
+    previous: Sequence[LowRankNormal | None] = [None] * components
     before = -math.inf
     for step in range(iterations):
         totals = responsibilities.double().sum(0)
-        laws = [
-            _fit_component(x, responsibilities[:, k], rank, floor, laws[k])
-            for k in range(components)
-        ]
+        shares = zip(responsibilities.T, previous, strict=True)
+        laws = [_fit_component(x, share, rank, floor, law) for share, law in shares]
         weights = (totals / totals.sum()).to(x.dtype)
-        found = [law for law in laws if law is not None]
-        joint = _log_joint(x, weights, found)
+        joint = _log_joint(x, weights, laws)
         evidence = joint.logsumexp(1)
         likelihood = float(evidence.double().mean())
         if callback is not None:
             callback(step, likelihood)
         if likelihood - before < tolerance * x.shape[1]:
             break
-        before = likelihood
+        before, previous = likelihood, laws
         responsibilities = (joint - evidence[:, None]).exp()
-    return Mixture(weights, found)
+    return Mixture(weights, laws)
 
 
 def log_joint(

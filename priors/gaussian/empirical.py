@@ -113,9 +113,8 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         squares = squared_distances(x, self.images.to(x), seen)
         entries = x[0].numel() if seen is None else seen.flatten(1).sum(1, keepdim=True)
         v = variance.reshape(-1, 1)
-        return -0.5 * (squares / v + entries * (2 * math.pi * v).log()) - math.log(
-            len(self.images)
-        )
+        log_count = math.log(len(self.images))
+        return -0.5 * (squares / v + entries * (2 * math.pi * v).log()) - log_count
 
     @property
     def sigma_range(self) -> tuple[float, float]:

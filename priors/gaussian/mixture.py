@@ -201,10 +201,13 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         return torch.where(variance > 0, denoised, flat).reshape(x.shape)
 
     @property
+    def _means(self) -> Tensor:
+        return torch.stack([component.mean for component in self.components])
+
+    @property
     def _spread(self) -> Tensor:
         """Means about the overall mean, times the roots of their weights, (K, C, H, W)."""
-        means = torch.stack([component.mean for component in self.components])
-        return (means - self.data_mean) * self.weights.sqrt().reshape(-1, 1, 1, 1)
+        return (self._means - self.data_mean) * self.weights.sqrt().reshape(-1, 1, 1, 1)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -215,8 +218,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
 
     @property
     def data_mean(self) -> Tensor:
-        means = torch.stack([component.mean for component in self.components])
-        return torch.einsum("k,kchw->chw", self.weights, means)
+        return torch.einsum("k,kchw->chw", self.weights, self._means)
 
     @property
     def data_std(self) -> Tensor:

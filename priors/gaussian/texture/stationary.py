@@ -194,7 +194,6 @@ def smooth_component(image: Tensor) -> Tensor:
 
     Its periodic Laplacian is that of the jumps between opposite borders of image (C, H, W).
     """
-    height, width = image.shape[-2:]
     jumps = torch.zeros_like(image)
     rows = image[..., -1, :] - image[..., 0, :]
     columns = image[..., -1] - image[..., 0]
@@ -202,10 +201,8 @@ def smooth_component(image: Tensor) -> Tensor:
     jumps[..., -1, :] -= rows
     jumps[..., 0] += columns
     jumps[..., -1] -= columns
-    y, x = (
-        torch.cos(2 * torch.pi * torch.arange(n, dtype=torch.float64) / n).to(image)
-        for n in (height, width)
-    )
+    angles = (2 * torch.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in image.shape[-2:])
+    y, x = (angle.cos().to(image) for angle in angles)
     laplacian = 2 * y[:, None] + 2 * x - 4
     laplacian[0, 0] = 1
     transform = torch.fft.fft2(jumps) / laplacian
