@@ -78,10 +78,7 @@ def fit_mixture(
 
 
 def log_joint(
-    x: Tensor,
-    weights: Tensor,
-    laws: list[LowRankNormal],
-    noise_variance: float | Tensor = 0.0,
+    x: Tensor, weights: Tensor, laws: list[LowRankNormal], noise_variance: float | Tensor = 0.0
 ) -> Tensor:
     """Return log w_k N(x; law k + noise_variance I) for rows x (B, d), (B, K)."""
     densities = [law.log_prob(x, noise_variance) for law in laws]

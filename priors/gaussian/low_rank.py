@@ -73,12 +73,6 @@ class LowRankNormal:
         """F = V^T diag(variances)^(1/2) as rows, (k, d)."""
         return self.basis * self.variances.sqrt()[:, None]
 
-    def to(self, dtype: torch.dtype) -> LowRankNormal:
-        """Return it in another floating-point type."""
-        return LowRankNormal(
-            *(t.to(dtype) for t in (self.mean, self.basis, self.variances, self.residual))
-        )
-
     def apply(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return f(covariance) x for rows x (B, d).
 
@@ -86,10 +80,8 @@ class LowRankNormal:
             x: Rows, (B, d).
             function: f on eigenvalues, (1, k) or (1, 1) to (B or 1, k) or (B or 1, 1).
         """
-        floor = self.residual.square()
-        return self._filter(
-            x, function(floor.reshape(1, 1)), function((self.variances + floor)[None])
-        )
+        floor = self.residual.square().reshape(1, 1)
+        return self._filter(x, function(floor), function(self.variances + floor))
 
     def _filter(self, x: Tensor, rest: Tensor, along: Tensor) -> Tensor:
         return rest * x + ((x @ self.basis.T) * (along - rest)) @ self.basis

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from genprior.operators.random import Generators, normal
+from genprior.priors.base import Model
 from genprior.priors.vae import pixels as pixel_distributions
 from genprior.priors.vae.coders import coders
 from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior
@@ -91,10 +91,10 @@ def check_latent_size(latent_size: int, pixel_values: int) -> None:
         )
 
 
-def check_images(prior: torch.nn.Module, x: Tensor) -> None:
+def check_images(prior: Model, x: Tensor) -> None:
     """Raise unless x is (B, *prior.image_shape)."""
-    if tuple(x.shape[1:]) != tuple(prior.image_shape):  # pyright: ignore[reportArgumentType]
+    if tuple(x.shape[1:]) != tuple(prior.image_shape):
         raise ValueError(
             f"images of shape {tuple(x.shape)} came to a {type(prior).__name__} for "
-            f"(B, *{tuple(prior.image_shape)})"  # pyright: ignore[reportArgumentType]
+            f"(B, *{tuple(prior.image_shape)})"
         )

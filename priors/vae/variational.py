@@ -134,12 +134,7 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
         return self.pixels.std
 
     def elbo(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        closed_kl: bool = True,
-        generator: Generators = None,
+        self, x: Tensor, *, samples: int = 1, closed_kl: bool = True, generator: Generators = None
     ) -> Tensor:
         """Return a lower bound of log p(x) in nats, averaged over draws of z, (B,).
 
