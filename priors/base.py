@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from genprior.operators.base import Shape, per_row
+from genprior.operators.base import Shape, fits, per_row
 from genprior.operators.random import Generators, normal
 from genprior.priors.files import check_fit, read_weights, write_weights
 
@@ -200,12 +201,8 @@ class Prior(Model):
             ValueError: `size` is missing where the prior leaves it open, or contradicts it.
         """
         channels, *known = self.image_shape
-        wanted = tuple(size) if size is not None else tuple(known)
-        fits = len(wanted) == 2 and all(
-            want is not None and want > 0 and has in (None, want)
-            for has, want in zip(known, wanted, strict=True)
-        )
-        if not fits:
+        wanted = known if size is None else size
+        if not fits(known, wanted) or not all(n is not None and n > 0 for n in wanted):
             raise ValueError(
                 f"{type(self).__name__} has images {self.image_shape} (None is any size) and "
                 f"size={size} came: give size=(H, W) where it has None, else leave it out"
@@ -254,8 +251,7 @@ class LatentPrior(Prior):
     def latent_log_prob(self, z: Tensor) -> Tensor:
         """Return log N(z; 0, I) in nats, (B,)."""
         flat = z.flatten(1)
-        log_two_pi = torch.log(torch.tensor(2 * torch.pi, dtype=z.dtype, device=z.device))
-        return -0.5 * (flat.square().sum(1) + flat.shape[1] * log_two_pi)
+        return -0.5 * (flat.square().sum(1) + flat.shape[1] * math.log(2 * math.pi))
 
     @property
     def decoder_std(self) -> Tensor | float | None:

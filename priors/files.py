@@ -132,15 +132,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if digest_of(header, tensors) != header.get("sha256"):
         raise ValueError(f"{path}: altered, its contents do not have the sha256 that it states")
     for name in header.get("quantised", []):
-        levels, scale = tensors.get(name), tensors.pop(f"{name}.scale", None)
-        if (
-            levels is None
-            or scale is None
-            or levels.dtype != torch.int8
-            or not scale.is_floating_point()
-            or levels.ndim == 0
-            or scale.shape != levels.shape[:1]
-        ):
+        nothing = torch.empty(())
+        levels, scale = tensors.get(name, nothing), tensors.pop(f"{name}.scale", nothing)
+        kinds = levels.dtype == torch.int8 and scale.is_floating_point()
+        if not kinds or levels.ndim == 0 or scale.shape != levels.shape[:1]:
             raise ValueError(f"{path}: {name!r} is not int8 with one scale for each factor")
         step = scale.float().reshape(-1, *[1] * (levels.ndim - 1))
         tensors[name] = levels * step

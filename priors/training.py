@@ -45,8 +45,10 @@ class Objective(ABC):
         networks: Everything with weights, the model and its helpers.
         turns: (group, repeats) in order: one step of training draws `repeats` batches for each
             group in turn and updates that group's parameters, which have their own optimiser.
+        weight_decay: Of the optimisers.
     """
 
+    weight_decay: ClassVar[float] = 0.0
     turns: Sequence[tuple[str, int]] = (("all", 1),)
 
     def __init__(self, model: Model, networks: nn.Module | None = None) -> None:
@@ -61,8 +63,9 @@ class Objective(ABC):
         self, group: str, learning_rate: float, parameters: Iterable[nn.Parameter]
     ) -> torch.optim.Optimizer:
         """Build the group's optimiser; the loop sets its learning rate at every step."""
+        decay = self.weight_decay
         return torch.optim.AdamW(
-            parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+            parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=decay, fused=True
         )
 
     @abstractmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,8 +50,6 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
     exact_encoder: ClassVar[bool] = False
     flow_steps: ClassVar[int] = 48
     autocast: torch.dtype | None = None
-    data_mean: Tensor
-    data_std: Tensor
 
     def __init__(
         self,
@@ -69,8 +68,8 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         self.latent_shape = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
         self.training_objective = objective if objective is not None else EDM()
         mean = torch.as_tensor(data_mean, dtype=torch.float64).reshape(-1, 1, 1)
-        self.register_buffer("data_mean", mean.float(), persistent=False)
-        self.register_buffer("data_std", torch.tensor(float(data_std)), persistent=False)
+        self.data_mean = nn.Buffer(mean.float(), persistent=False)
+        self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
         # As Python numbers too: a float64 input is not normalised by float32 figures.
         self._normalisation = mean, float(data_std)
         self._warned = False
@@ -174,23 +173,15 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
 
     def _evaluate(self, u: Tensor, noise: Tensor) -> Tensor:
         """Run the network in its own precision or in `autocast`, a large image in tiles."""
-        if self.autocast is None:
-            return self._run(u, noise)
-        with torch.autocast(u.device.type, self.autocast):
-            return self._run(u, noise)
-
-    def _run(self, u: Tensor, noise: Tensor) -> Tensor:
-        dtype = next(self.network.parameters()).dtype
+        network, kind = self.network, self.autocast
+        dtype = next(network.parameters()).dtype
         given, label = u.to(dtype), noise.to(dtype)
-        network = self.network
-        if not isinstance(network, UNet) or network.reach is None or not needs_tiles(given):
-            return network(given, label).to(u.dtype)
-        output = in_tiles(
-            lambda part: network(part, label),
-            given,
-            reach=network.reach,
-            multiple=network.multiple,
-        )
+        with nullcontext() if kind is None else torch.autocast(u.device.type, kind):
+            if isinstance(network, UNet) and network.reach is not None and needs_tiles(given):
+                cut = {"reach": network.reach, "multiple": network.multiple}
+                output = in_tiles(lambda part: network(part, label), given, **cut)
+            else:
+                output = network(given, label)
         return output.to(u.dtype)
 
     def _check(self, x: Tensor) -> None:
@@ -241,16 +232,18 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
             self, n, size=size, generator=generator, steps=steps, sampler=sampler
         )
 
-    def _start_std(self) -> float:
-        return math.hypot(self._normalisation[1], samplers.walk_range(self)[1])
+    def _flow(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Falling levels of the probability flow, and mean and std of its start."""
+        low, high = samplers.walk_range(self)
+        mean, std = self._normalisation
+        sigmas = samplers.log_uniform(high, low, self.flow_steps, like=like)
+        return sigmas, mean.to(like), math.hypot(std, high)
 
     def decode(self, z: Tensor) -> Tensor:
         """Follow the probability flow from latents (B, C, H, W) down to images."""
         self._check(z)
-        low, high = samplers.walk_range(self)
-        sigmas = samplers.log_uniform(high, low, self.flow_steps, like=z)
-        x = self._normalisation[0].to(z) + self._start_std() * z
-        return samplers.DPMSolver()(self.denoise, x, sigmas)
+        sigmas, mean, std = self._flow(z)
+        return samplers.DPMSolver()(self.denoise, mean + std * z, sigmas)
 
     def encode(self, x: Tensor) -> Tensor:
         """Follow the probability flow from images (B, C, H, W) up to latents; approximate.
@@ -258,10 +251,9 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         The image is taken as its own start at the smallest sigma.
         """
         self._check(x)
-        low, high = samplers.walk_range(self)
-        sigmas = samplers.log_uniform(high, low, self.flow_steps, like=x).flip(0)
-        top = samplers.DPMSolver()(self.denoise, x, sigmas, to_zero=False)
-        return (top - self._normalisation[0].to(x)) / self._start_std()
+        sigmas, mean, std = self._flow(x)
+        top = samplers.DPMSolver()(self.denoise, x, sigmas.flip(0), to_zero=False)
+        return (top - mean) / std
 
     def log_prob_estimate(
         self, x: Tensor, *, steps: int = 64, probes: int = 1, generator: Generators = None

@@ -21,27 +21,38 @@ if TYPE_CHECKING:
 
 
 class DeepinvPrior(DenoisingPrior):
-    """A prior that denoises with a deepinv model. See `from_deepinv`."""
+    """Make a prior of any deepinv denoiser.
 
-    data_mean: Tensor
-    data_std: Tensor
+    Args:
+        denoiser: Called as denoiser(x, sigma), images in [0, 1]; it is used as it is, not copied.
+        image_shape: (C, H, W) that it serves; H and W None for any size.
+        sigma_range: Noise levels that it was trained for. Within walks a larger one gives it the
+            largest as label.
+        data_mean, data_std: Of the pixels that it expects; they matter only at the start of a
+            walk.
+    Raises:
+        TypeError: It is not a module.
+    """
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: Denoiser,
         image_shape: Shape,
         *,
-        sigma_range: tuple[float, float],
-        data_mean: float | Sequence[float],
-        data_std: float,
+        sigma_range: tuple[float, float] = (0.005, 20.0),
+        data_mean: float | Sequence[float] = 0.5,
+        data_std: float = 0.25,
     ) -> None:
+        if not isinstance(denoiser, nn.Module):
+            name = type(denoiser).__name__
+            raise TypeError(f"denoiser must be a deepinv Denoiser, not a {name}")
         super().__init__()
         self.denoiser = denoiser
         self.image_shape = tuple(image_shape)
         self.sigma_range = sigma_range
         mean = torch.as_tensor(data_mean, dtype=torch.float32).reshape(-1, 1, 1)
-        self.register_buffer("data_mean", mean, persistent=False)
-        self.register_buffer("data_std", torch.tensor(float(data_std)), persistent=False)
+        self.data_mean = nn.Buffer(mean, persistent=False)
+        self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -79,31 +90,8 @@ class DeepinvPrior(DenoisingPrior):
         return samplers.sample(self, n, size=size, generator=generator, steps=steps)
 
 
-def from_deepinv(
-    denoiser: Denoiser,
-    image_shape: Shape,
-    *,
-    sigma_range: tuple[float, float] = (0.005, 20.0),
-    data_mean: float | Sequence[float] = 0.5,
-    data_std: float = 0.25,
-) -> DenoisingPrior:
-    """Make a prior of any deepinv denoiser.
-
-    Args:
-        denoiser: Called as denoiser(x, sigma), images in [0, 1]; it is used as it is, not copied.
-        image_shape: (C, H, W) that it serves; H and W None for any size.
-        sigma_range: Noise levels that it was trained for. Within walks a larger one gives it the
-            largest as label.
-        data_mean, data_std: Of the pixels that it expects; they matter only at the start of a
-            walk.
-    Raises:
-        TypeError: It is not a module.
-    """
-    if not isinstance(denoiser, nn.Module):
-        raise TypeError(f"denoiser must be a deepinv Denoiser, not a {type(denoiser).__name__}")
-    return DeepinvPrior(
-        denoiser, image_shape, sigma_range=sigma_range, data_mean=data_mean, data_std=data_std
-    )
+from_deepinv = DeepinvPrior
+"""The name for users, beside `to_deepinv`."""
 
 
 def to_deepinv(prior: DenoisingPrior) -> Denoiser:
@@ -152,11 +140,7 @@ class DiffusersUNet(nn.Module):
         return self.network(u, noise * self.steps).sample
 
 
-_SCHEDULES = {
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "squaredcos_cap_v2": "cosine",
-}
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _TARGETS = {"epsilon": "noise", "sample": "image", "v_prediction": "velocity"}
 
 

@@ -67,9 +67,14 @@ class Parametrisation(ABC):
         skip, out, scale = readings[0][:3] if len(s) == 1 else _rows(readings, u)
         return skip * u + out * network(scale * u, labels)
 
-    @abstractmethod
     def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
         """Draw noise and levels, return the training loss of every image, (B,)."""
+        given, label, target = self.example(u0, generator)
+        return (network(given, label) - target).square().flatten(1).mean(1)
+
+    @abstractmethod
+    def example(self, u0: Tensor, generator: Generators) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw noise and levels, return the network's input, its label (B,), and its target."""
 
 
 def _rows(readings: list[Reading], u: Tensor) -> list[Tensor]:
@@ -107,7 +112,7 @@ class EDM(Parametrisation):
         total = math.sqrt(1 + s**2)
         return Reading(1 / total**2, s / total, 1 / total, math.log(_clamp(s, *self.s_range)) / 4)
 
-    def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
+    def example(self, u0: Tensor, generator: Generators) -> tuple[Tensor, Tensor, Tensor]:
         like = {"dtype": u0.dtype, "device": u0.device}
         log_s = self.log_mean + self.log_std * normal((len(u0),), generator, **like)
         noise = log_s.clamp(*map(math.log, self.s_range))
@@ -117,8 +122,7 @@ class EDM(Parametrisation):
         # The network's target, (u0 - c_skip u) / c_out, written without cancellation: the loss
         # is the denoising error weighted by (1 + s^2) / s^2.
         target = (s * u0 - n) / total
-        error = network((u0 + s * n) / total, noise / 4) - target
-        return error.square().flatten(1).mean(1)
+        return (u0 + s * n) / total, noise / 4, target
 
 
 @dataclass(frozen=True)
@@ -187,15 +191,14 @@ class DDPM(Parametrisation):
         }[self.target]
         return Reading(skip, out, 1 / total, label)
 
-    def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
+    def example(self, u0: Tensor, generator: Generators) -> tuple[Tensor, Tensor, Tensor]:
         like = {"dtype": u0.dtype, "device": u0.device}
         t = (uniform((len(u0),), generator, **like) * self.steps).long()
         s = per_row(self.levels().to(u0)[t], u0)
         n = normal(u0.shape, generator, **like)
         total = (1 + s**2).sqrt()
         targets = {"noise": n, "image": u0, "velocity": (n - s * u0) / total}
-        error = network((u0 + s * n) / total, t / self.steps) - targets[self.target]
-        return error.square().flatten(1).mean(1)
+        return (u0 + s * n) / total, t / self.steps, targets[self.target]
 
 
 @dataclass(frozen=True)
@@ -221,18 +224,15 @@ class FlowMatching(Parametrisation):
         t, trained = (level / (1 + level) for level in (s, _clamp(s, *self.s_range)))
         return Reading(1 - t, -t, 1 - t, trained)
 
-    def loss(self, network: Network, u0: Tensor, generator: Generators) -> Tensor:
+    def example(self, u0: Tensor, generator: Generators) -> tuple[Tensor, Tensor, Tensor]:
         like = {"dtype": u0.dtype, "device": u0.device}
         time = normal((len(u0),), generator, **like).sigmoid()
         t = per_row(time, u0)
         n = normal(u0.shape, generator, **like)
-        error = network((1 - t) * u0 + t * n, time) - (n - u0)
-        return error.square().flatten(1).mean(1)
+        return (1 - t) * u0 + t * n, time, n - u0
 
 
-KINDS: dict[str, type[EDM | DDPM | FlowMatching]] = {
-    cls.kind: cls for cls in (EDM, DDPM, FlowMatching)
-}
+KINDS = {cls.kind: cls for cls in (EDM, DDPM, FlowMatching)}
 
 
 def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import ge
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genprior.priors.base import check_counts
+from genprior.priors.base import check_counts, plain
 
 EMBEDDING = 128
 
@@ -82,8 +83,6 @@ class UNet(nn.Module):
     multiple of `unshuffle * 2 ** (levels - 1)`.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -104,13 +103,7 @@ class UNet(nn.Module):
             check_counts(name, value)
         if not isinstance(attention, bool):
             raise ValueError(f"attention must be true or false, not {attention!r}")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "widths": list(widths),
-            "blocks": list(blocks),
-            "unshuffle": unshuffle,
-            "attention": attention,
-        }
+        self.config = plain({**counts, "attention": attention})
         with torch.device("meta"):  # the default initialisation would move the global generator
             self._build(channels * unshuffle**2, widths, blocks, attention)
         self.to_empty(device="cpu")
@@ -118,7 +111,7 @@ class UNet(nn.Module):
         self.multiple = unshuffle * 2 ** (len(widths) - 1)
         self.unshuffle = unshuffle
         half = torch.linspace(math.log(0.5), math.log(32.0), EMBEDDING // 4)
-        self.register_buffer("frequencies", half.exp(), persistent=False)
+        self.frequencies = nn.Buffer(half.exp(), persistent=False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
@@ -192,19 +185,11 @@ def extends(config: dict[str, Any], other: dict[str, Any]) -> bool:
 
     It may have more blocks, or attention, which start as nothing, and is else the same.
     """
-    if config == other:
-        return True
     if {"blocks", "attention"} - (config.keys() & other.keys()):
-        return False
-    if len(config["blocks"]) != len(other["blocks"]):
-        return False
-    rest = {**other, "blocks": config["blocks"], "attention": config["attention"]}
-    more = zip(config["blocks"], other["blocks"], strict=True)
-    return (
-        rest == config
-        and all(ours >= theirs for ours, theirs in more)
-        and config["attention"] >= other["attention"]
-    )
+        return config == other
+    grown = {"blocks": config["blocks"], "attention": config["attention"]}
+    ours, theirs = ([*c["blocks"], c["attention"]] for c in (config, other))
+    return {**other, **grown} == config and len(ours) == len(theirs) and all(map(ge, ours, theirs))
 
 
 def _initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from genprior.operators.random import normal, uniform
 from genprior.priors.gaussian.low_rank import LowRankNormal, precise
+from genprior.priors.gaussian.principal import leading
 
 EXACT = 2048
 """Rows or numbers up to which a component's eigenvectors are found exactly."""
@@ -21,11 +23,10 @@ _ROW_VALUES = 2**22
 
 @dataclass(frozen=True)
 class Mixture:
-    """weights (K,), their laws on flat images, and the mean log-likelihood of every iteration."""
+    """weights (K,) and their laws on flat images."""
 
     weights: Tensor
     laws: list[LowRankNormal]
-    history: list[float]
 
 
 def fit_mixture(
@@ -57,32 +58,27 @@ def fit_mixture(
         appendix C; Arthur, Vassilvitskii 2007 (k-means++).
     """
     responsibilities = _k_means(x, components, generator)
-    laws: list[LowRankNormal | None] = [None] * components
-    history: list[float] = []
+    previous: Sequence[LowRankNormal | None] = [None] * components
+    before = -math.inf
     for step in range(iterations):
         totals = responsibilities.double().sum(0)
-        laws = [
-            _fit_component(x, responsibilities[:, k], rank, floor, laws[k])
-            for k in range(components)
-        ]
+        shares = zip(responsibilities.T, previous, strict=True)
+        laws = [_fit_component(x, share, rank, floor, law) for share, law in shares]
         weights = (totals / totals.sum()).to(x.dtype)
-        found = [law for law in laws if law is not None]
-        joint = _log_joint(x, weights, found)
+        joint = _log_joint(x, weights, laws)
         evidence = joint.logsumexp(1)
-        history.append(float(evidence.double().mean()))
+        likelihood = float(evidence.double().mean())
         if callback is not None:
-            callback(step, history[-1])
-        if step and history[-1] - history[-2] < tolerance * x.shape[1]:
+            callback(step, likelihood)
+        if likelihood - before < tolerance * x.shape[1]:
             break
+        before, previous = likelihood, laws
         responsibilities = (joint - evidence[:, None]).exp()
-    return Mixture(weights, found, history)
+    return Mixture(weights, laws)
 
 
 def log_joint(
-    x: Tensor,
-    weights: Tensor,
-    laws: list[LowRankNormal],
-    noise_variance: float | Tensor = 0.0,
+    x: Tensor, weights: Tensor, laws: list[LowRankNormal], noise_variance: float | Tensor = 0.0
 ) -> Tensor:
     """Return log w_k N(x; law k + noise_variance I) for rows x (B, d), (B, K)."""
     densities = [law.log_prob(x, noise_variance) for law in laws]
@@ -96,8 +92,8 @@ def _log_joint(x: Tensor, weights: Tensor, laws: list[LowRankNormal]) -> Tensor:
 
 
 def _squared_distances(x: Tensor, centre: Tensor) -> Tensor:
-    chunks = x.split(max(1, _ROW_VALUES // x.shape[1]))
-    return torch.cat([(chunk - centre).square().sum(1) for chunk in chunks])
+    distances = torch.cdist(x, centre[None], compute_mode="donot_use_mm_for_euclid_dist")
+    return distances[:, 0].square()
 
 
 def _k_means(x: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
@@ -154,8 +150,7 @@ def _eigenpairs(root: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         kept = min(rank, int((values > 1e-10 * values[-1]).sum()))
         values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
         return values, torch.linalg.qr(root.T @ (vectors / values.sqrt())).Q
-    values, vectors = torch.linalg.eigh(root.T @ root)
-    return values.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
+    return leading(root.T @ root, rank)
 
 
 def _subspace(root: Tensor, rank: int, previous: LowRankNormal | None) -> tuple[Tensor, Tensor]:
@@ -165,19 +160,14 @@ def _subspace(root: Tensor, rank: int, previous: LowRankNormal | None) -> tuple[
     over several steps.
     """
     seeded = torch.Generator().manual_seed(0)  # the start does not show in the limit
-    spare = rank // 4 + 8
+    columns = rank // 4 + 8 + (rank if previous is None else 0)
+    shape = (root.shape[1], columns)
+    basis = normal(shape, seeded, dtype=root.dtype, device=root.device)
     if previous is not None:
-        basis = torch.cat([previous.basis.T, _noise(root, spare, seeded)], 1)
-    else:
-        basis = _noise(root, rank + spare, seeded)
+        basis = torch.cat([previous.basis.T, basis], 1)
     basis = torch.linalg.qr(basis).Q
     for _ in range(_PASSES):
         basis = torch.linalg.qr(root.T @ (root @ basis)).Q
     projected = (root @ basis).to(precise(root))
-    values, vectors = torch.linalg.eigh(projected.T @ projected)
-    chosen = vectors.flip(1)[:, :rank].to(basis)
-    return values.flip(0)[:rank].clamp(min=0), torch.linalg.qr(basis @ chosen).Q
-
-
-def _noise(root: Tensor, columns: int, generator: torch.Generator) -> Tensor:
-    return normal((root.shape[1], columns), generator, dtype=root.dtype, device=root.device)
+    values, vectors = leading(projected.T @ projected, rank)
+    return values, torch.linalg.qr(basis @ vectors.to(basis)).Q

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators import Identity, Inpainting, Problem
 from genprior.operators.base import per_row
@@ -16,7 +16,7 @@ from genprior.operators.random import Generators, normal, uniform
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior
 from genprior.priors.gaussian.conditioning import check_linear_gaussian, noise_variance
 from genprior.priors.gaussian.gaussian import SIGMA_MIN
-from genprior.priors.gaussian.mixture import choose
+from genprior.priors.gaussian.mixture import WeightedPosterior, choose
 from genprior.priors.gaussian.principal import Images, batches
 
 PIXELS_AT_ONCE = 2**25
@@ -39,9 +39,6 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
     Source: Parzen 1962, "On estimation of a probability density function and mode".
     """
 
-    images: Tensor
-    bandwidth: Tensor
-
     def __init__(self, images: Tensor, bandwidth: float | Tensor) -> None:
         super().__init__()
         if images.ndim != 4 or not len(images) or not images.is_floating_point():
@@ -55,8 +52,8 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         if not bool(images.isfinite().all()):
             raise ValueError("images must be finite")
         self.image_shape = tuple(images.shape[1:])
-        self.register_buffer("images", images.detach().clone())
-        self.register_buffer("bandwidth", width.clone())
+        self.images = nn.Buffer(images.detach().clone())
+        self.bandwidth = nn.Buffer(width.clone())
 
     @classmethod
     def fit(cls, images: Images, *, bandwidth: float | None = None) -> Empirical:
@@ -116,9 +113,8 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         squares = squared_distances(x, self.images.to(x), seen)
         entries = x[0].numel() if seen is None else seen.flatten(1).sum(1, keepdim=True)
         v = variance.reshape(-1, 1)
-        return -0.5 * (squares / v + entries * (2 * math.pi * v).log()) - math.log(
-            len(self.images)
-        )
+        log_count = math.log(len(self.images))
+        return -0.5 * (squares / v + entries * (2 * math.pi * v).log()) - log_count
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -157,7 +153,7 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
         return EmpiricalPosterior(self, problem)
 
 
-class EmpiricalPosterior:
+class EmpiricalPosterior(WeightedPosterior[Empirical]):
     """p(x | y): every image's posterior, weighted by how well it explains y.
 
     w_i ~ N(y; x_i, (h^2 + sigma_y^2) I) on observed pixels
@@ -166,11 +162,10 @@ class EmpiricalPosterior:
     """
 
     def __init__(self, prior: Empirical, problem: Problem) -> None:
-        self._prior, self._problem = prior, problem
-        y = problem.y
-        observed = problem.operator.observed
-        seen = torch.ones_like(y, dtype=torch.bool) if observed is None else observed.expand_as(y)
-        self._seen, self._y = seen, torch.where(seen, y, 0.0)
+        super().__init__(prior, problem)
+        y, operator = problem.y, problem.operator
+        seen = operator.keep_observed(torch.ones_like(y)) > 0
+        self._seen, self._y = seen, operator.keep_observed(y)
         h2, noise2 = prior.bandwidth.to(y).square(), noise_variance(problem)
         self._total = (h2 + noise2).expand(len(y))
         gain = per_row(h2 / self._total, y)
@@ -180,15 +175,6 @@ class EmpiricalPosterior:
     @cached_property
     def _joint(self) -> Tensor:
         return self._prior._log_joint(self._y, self._total, self._seen)
-
-    @property
-    def weights(self) -> Tensor:
-        """p(i | y), (B, N)."""
-        return self._joint.softmax(1)
-
-    @property
-    def log_evidence(self) -> Tensor:
-        return self._joint.logsumexp(1)
 
     def _moment(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """sum_i p(i | y) function(x_i), (B, C, H, W)."""
@@ -206,10 +192,6 @@ class EmpiricalPosterior:
         second = self._moment(lambda x: (x - centre).square())
         between = (1 - self._gain).square() * (second - first.square()).clamp(min=0)
         return (self._variance + between).sqrt()
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        likelihood = self._problem.log_likelihood(x)
-        return self._prior.log_prob(x) + likelihood - self.log_evidence
 
     def sample(self, n: int, *, generator: Generators = None) -> Tensor:
         y = self._y
@@ -246,10 +228,11 @@ def _likeliest_bandwidth(data: Tensor) -> float:
     """
     if len(data) < 2:
         raise ValueError("one image tells no bandwidth: give it")
-    squares = torch.cat(list(_blocks(data.flatten(1).double()))).fill_diagonal_(math.inf)
-    d = data[0].numel()
-    variance = float(squares.amin(1).mean()) / d
-    variance = max(variance, 1e-12)
+    flat = data.flatten(1).double()
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    squares = distances.square_().fill_diagonal_(math.inf)
+    d = flat.shape[1]
+    variance = max(float(squares.amin(1).mean()) / d, 1e-12)
     for _ in range(1000):
         shares = (-0.5 * squares / variance).softmax(1)
         new = float((shares * squares.nan_to_num(posinf=0.0)).sum() / (len(data) * d))
@@ -258,8 +241,3 @@ def _likeliest_bandwidth(data: Tensor) -> float:
             break
         variance = new
     return math.sqrt(variance)
-
-
-def _blocks(flat: Tensor) -> Iterator[Tensor]:
-    for part in flat.split(256):
-        yield torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators import Problem
 from genprior.operators.memo import Memo
-from genprior.operators.random import Generators, normal
 from genprior.priors.base import (
     DenoisingPrior,
     DensityPrior,
@@ -18,7 +17,7 @@ from genprior.priors.base import (
     LatentPrior,
 )
 from genprior.priors.gaussian.conditioning import check_linear_gaussian
-from genprior.priors.gaussian.low_rank import LowRankNormal, precise
+from genprior.priors.gaussian.low_rank import LowRankNormal, as_residual, precise
 from genprior.priors.gaussian.posterior import GaussianPosterior
 from genprior.priors.gaussian.principal import ROUNDING, Images, fit_principal
 
@@ -43,9 +42,6 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
 
     exact_encoder: ClassVar[bool] = True
     quantisable: ClassVar[tuple[str, ...]] = ("factors",)
-    mean: Tensor
-    factors: Tensor
-    residual: Tensor
 
     def __init__(self, mean: Tensor, factors: Tensor, *, residual: float | Tensor = 0.0) -> None:
         super().__init__()
@@ -54,13 +50,10 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
                 f"mean must be (C, H, W) and factors (k, C, H, W); {tuple(mean.shape)} and "
                 f"{tuple(factors.shape)} came"
             )
-        if not float(residual) >= 0:
-            raise ValueError(f"residual must be >= 0, not {float(residual)}")
         self.image_shape = self.latent_shape = tuple(mean.shape)
-        self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("factors", factors.detach().clone())
-        residual = torch.as_tensor(residual, dtype=mean.dtype, device=mean.device)
-        self.register_buffer("residual", residual.detach().clone())
+        self.mean = nn.Buffer(mean.detach().clone())
+        self.factors = nn.Buffer(factors.detach().clone())
+        self.residual = nn.Buffer(as_residual(residual, mean))
         self._law = Memo()
 
     @classmethod
@@ -103,14 +96,9 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
             ValueError: Fewer than two images, or a rank that they cannot support.
         Source: Tipping, Bishop 1999, "Probabilistic principal component analysis", eqs. 7 and 8.
         """
-        fitted = fit_principal(images, rank=rank, floor=floor)
-        factors = fitted.directions * fitted.scales[:, None]
-        shape = fitted.image_shape
-        return cls(
-            fitted.mean.reshape(shape).float(),
-            factors.reshape(-1, *shape).float(),
-            residual=fitted.residual,
-        )
+        law, shape = fit_principal(images, rank=rank, floor=floor)
+        mean, factors = law.mean.reshape(shape), law.factors.reshape(-1, *shape)
+        return cls(mean.float(), factors.float(), residual=law.residual)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,14 +120,6 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
                 self.residual.to(dtype),
             ),
         )
-
-    def sample(
-        self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
-    ) -> Tensor:
-        channels, height, width = self.check_size(size)
-        shape = (n, channels, height, width)
-        z = normal(shape, generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self.decode(z)
 
     def decode(self, z: Tensor) -> Tensor:
         law = self.law(z.dtype)

@@ -15,6 +15,23 @@ def precise(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
+def as_residual(residual: float | Tensor, like: Tensor) -> Tensor:
+    """Return a copy of the residual as a 0-d tensor like `like`.
+
+    Raises:
+        ValueError: It is negative or NaN.
+    """
+    if not float(residual) >= 0:
+        raise ValueError(f"residual must be >= 0, not {float(residual)}")
+    return torch.as_tensor(residual, dtype=like.dtype, device=like.device).detach().clone()
+
+
+def wiener_gain(variance: Tensor, noise_variance: Tensor) -> Tensor:
+    """Return v / (v + noise), the gain of E[x0 | x0 + n] along a direction of variance v."""
+    gain = variance / (variance + noise_variance)
+    return torch.where(noise_variance > 0, gain, 1.0)  # 0/0 is 1 here
+
+
 @dataclass(frozen=True)
 class LowRankNormal:
     """N(mean, V^T diag(variances) V + residual^2 I), images flattened to d numbers.
@@ -56,12 +73,6 @@ class LowRankNormal:
         """F = V^T diag(variances)^(1/2) as rows, (k, d)."""
         return self.basis * self.variances.sqrt()[:, None]
 
-    def to(self, dtype: torch.dtype) -> LowRankNormal:
-        """Return it in another floating-point type."""
-        return LowRankNormal(
-            *(t.to(dtype) for t in (self.mean, self.basis, self.variances, self.residual))
-        )
-
     def apply(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return f(covariance) x for rows x (B, d).
 
@@ -69,10 +80,8 @@ class LowRankNormal:
             x: Rows, (B, d).
             function: f on eigenvalues, (1, k) or (1, 1) to (B or 1, k) or (B or 1, 1).
         """
-        floor = self.residual.square()
-        return self._filter(
-            x, function(floor.reshape(1, 1)), function((self.variances + floor)[None])
-        )
+        floor = self.residual.square().reshape(1, 1)
+        return self._filter(x, function(floor), function(self.variances + floor))
 
     def _filter(self, x: Tensor, rest: Tensor, along: Tensor) -> Tensor:
         return rest * x + ((x @ self.basis.T) * (along - rest)) @ self.basis
@@ -106,11 +115,7 @@ class LowRankNormal:
         """
         noise = noise_variance.to(self.mean).reshape(-1, 1)
         floor = self.residual.square().reshape(1, 1)
-
-        def gain(variance: Tensor) -> Tensor:
-            return torch.where(noise > 0, variance / (variance + noise), 1.0)  # 0/0 is 1 here
-
-        return gain(floor), gain((self.variances + floor[0])[None])
+        return wiener_gain(floor, noise), wiener_gain(self.variances + floor, noise)
 
     def denoise(self, x: Tensor, noise_variance: Tensor) -> Tensor:
         """Return E[x0 | x0 + n = x], n ~ N(0, noise_variance I), for rows x (B, d)."""

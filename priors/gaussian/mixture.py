@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from genprior.priors.gaussian.conditioning import check_linear_gaussian
 from genprior.priors.gaussian.em import fit_mixture, log_joint
 from genprior.priors.gaussian.gaussian import SIGMA_MIN, Gaussian
 from genprior.priors.gaussian.low_rank import LowRankNormal
-from genprior.priors.gaussian.posterior import GaussianPosterior
 from genprior.priors.gaussian.principal import ROUNDING, Images, batches
 
 
@@ -32,7 +32,6 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
             symmetric and positive semidefinite.
     """
 
-    weights: Tensor
     components: Sequence[Gaussian]
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -139,7 +138,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         if len(shapes) > 1:
             raise ValueError(f"components of different image shapes {sorted(shapes)}")
         self.image_shape = components[0].image_shape
-        self.register_buffer("weights", weights.detach() / weights.sum())
+        self.weights = nn.Buffer(weights.detach() / weights.sum())
         self.components = nn.ModuleList(components)  # type: ignore[assignment]  # of Gaussian
 
     @property
@@ -202,10 +201,13 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         return torch.where(variance > 0, denoised, flat).reshape(x.shape)
 
     @property
+    def _means(self) -> Tensor:
+        return torch.stack([component.mean for component in self.components])
+
+    @property
     def _spread(self) -> Tensor:
         """Means about the overall mean, times the roots of their weights, (K, C, H, W)."""
-        means = torch.stack([component.mean for component in self.components])
-        return (means - self.data_mean) * self.weights.sqrt().reshape(-1, 1, 1, 1)
+        return (self._means - self.data_mean) * self.weights.sqrt().reshape(-1, 1, 1, 1)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -216,8 +218,7 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
 
     @property
     def data_mean(self) -> Tensor:
-        means = torch.stack([component.mean for component in self.components])
-        return torch.einsum("k,kchw->chw", self.weights, means)
+        return torch.einsum("k,kchw->chw", self.weights, self._means)
 
     @property
     def data_std(self) -> Tensor:
@@ -230,22 +231,22 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         return MixturePosterior(self, problem)
 
 
-class MixturePosterior:
+Exact = TypeVar("Exact", bound=DensityPrior)
+
+
+class WeightedPosterior(ABC, Generic[Exact]):
     """p(x | y): the components' posteriors, weighted by how well each explains y.
 
     p(x | y) = sum_k p(k | y) p_k(x | y),   p(k | y) proportional to w_k p_k(y)
     """
 
-    def __init__(self, prior: GaussianMixture, problem: Problem) -> None:
-        self._prior = prior
-        self._problem = problem
-        self._parts: list[GaussianPosterior] = [c.posterior(problem) for c in prior.components]
+    def __init__(self, prior: Exact, problem: Problem) -> None:
+        self._prior, self._problem = prior, problem
 
-    @cached_property
+    @property
+    @abstractmethod
     def _joint(self) -> Tensor:
         """log w_k p_k(y), (B, K)."""
-        evidences = torch.stack([part.log_evidence for part in self._parts], 1)
-        return evidences + self._prior.weights.to(evidences).log()
 
     @cached_property
     def weights(self) -> Tensor:
@@ -255,6 +256,23 @@ class MixturePosterior:
     @cached_property
     def log_evidence(self) -> Tensor:
         return self._joint.logsumexp(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        likelihood = self._problem.log_likelihood(x)
+        return self._prior.log_prob(x) + likelihood - self.log_evidence
+
+
+class MixturePosterior(WeightedPosterior[GaussianMixture]):
+    """The components' posteriors are those of normal laws."""
+
+    def __init__(self, prior: GaussianMixture, problem: Problem) -> None:
+        super().__init__(prior, problem)
+        self._parts = [component.posterior(problem) for component in prior.components]
+
+    @cached_property
+    def _joint(self) -> Tensor:
+        evidences = torch.stack([part.log_evidence for part in self._parts], 1)
+        return evidences + self._prior.weights.to(evidences).log()
 
     @cached_property
     def mean(self) -> Tensor:
@@ -268,10 +286,6 @@ class MixturePosterior:
             within = part.std.square() + (part.mean - self.mean).square()
             variance = variance + weight.reshape(-1, 1, 1, 1) * within
         return variance.sqrt()
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        likelihood = self._problem.log_likelihood(x)
-        return self._prior.log_prob(x) + likelihood - self.log_evidence
 
     def sample(self, n: int, *, generator: Generators = None) -> Tensor:
         y = self._problem.y

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from genprior.operators import Identity, Inpainting, LinearOperator, Problem
+from genprior.operators import Identity, Inpainting, Problem
 from genprior.operators.random import Generators, normal
 from genprior.priors.gaussian.conditioning import (
     check_density_of_y,
@@ -41,11 +41,8 @@ class GaussianPosterior:
         self._count = problem.y.shape[0]
         self._shape = shape  # (C, H, W)
         self._scale = float(law.residual) ** 2
+        self._operator = problem.linear_operator
         check_density_of_y(problem, self._scale)
-
-    @property
-    def _operator(self) -> LinearOperator:
-        return self._problem.linear_operator
 
     def _image(self, flat: Tensor) -> Tensor:
         return flat.reshape(-1, *self._shape)
@@ -65,10 +62,9 @@ class GaussianPosterior:
     @cached_property
     def _weights(self) -> Tensor | None:
         """The diagonal of A^T M^-1 A, (B or 1, d), where that matrix is diagonal, else None."""
-        if not isinstance(self._operator, Identity | Inpainting):
-            return None
-        return self._gram_diagonal()
+        return self._gram_diagonal if isinstance(self._operator, Identity | Inpainting) else None
 
+    @cached_property
     def _gram_diagonal(self) -> Tensor:
         """The diagonal of A^T M^-1 A, (B or 1, d)."""
         diagonal = self._operator.gram_diagonal(
@@ -143,8 +139,7 @@ class GaussianPosterior:
 
     @cached_property
     def std(self) -> Tensor:
-        diagonal = self._gram_diagonal() if self._weights is None else self._weights
-        isotropic = self._scale - self._scale**2 * diagonal
+        isotropic = self._scale - self._scale**2 * self._gram_diagonal
         factors = self._law.factors
         # inverting the small factor and multiplying beats solving for d right-hand sides
         identity = torch.eye(self._law.rank).to(self._cholesky)

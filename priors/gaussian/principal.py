@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from genprior.priors.gaussian.low_rank import LowRankNormal
 
 Images = Tensor | Dataset | Sequence[Tensor] | Iterable[Tensor]
 """(N, C, H, W), a data set or list of (C, H, W), or an iterable of batches (B, C, H, W)."""
@@ -22,25 +24,6 @@ _PASSES = 5
 _BATCH = 256
 
 
-@dataclass(frozen=True)
-class Principal:
-    """A fitted law N(mean, directions^T diag(scales^2) directions + residual^2 I).
-
-    Attributes:
-        mean: (d,).
-        directions: Orthonormal rows, (k, d).
-        scales: Std along each beyond the residual's, (k,).
-        residual: Std of the rest.
-        image_shape: (C, H, W).
-    """
-
-    mean: Tensor
-    directions: Tensor
-    scales: Tensor
-    residual: float
-    image_shape: tuple[int, ...]
-
-
 def batches(images: Images, size: int = _BATCH) -> Iterator[Tensor]:
     """Walk over images in batches (b, C, H, W). Labels beside images are dropped."""
     if isinstance(images, Tensor):
@@ -48,7 +31,7 @@ def batches(images: Images, size: int = _BATCH) -> Iterator[Tensor]:
             raise ValueError(f"images must be (N, C, H, W), not {tuple(images.shape)}")
         yield from images.split(size)
         return
-    if iter_is_self(images):
+    if isinstance(images, Iterator):
         raise ValueError("images is a one-shot iterator: pass something to walk more than once")
     batch = getattr(images, "batch", None)
     if batch is not None:  # genprior.data's, quicker than one by one
@@ -56,8 +39,11 @@ def batches(images: Images, size: int = _BATCH) -> Iterator[Tensor]:
         for start in range(0, count, size):
             yield batch(range(start, min(start + size, count)))
         return
+    items: Iterable[Any] = images  # type: ignore[assignment]  # a Dataset without a length is one
+    if hasattr(images, "__len__") and hasattr(images, "__getitem__"):  # may not end by itself
+        items = map(images.__getitem__, range(len(images)))  # type: ignore[arg-type]
     pending: list[Tensor] = []
-    for item in _items(images):
+    for item in items:
         image = item[0] if isinstance(item, tuple | list) else item
         if image.ndim == 4:
             yield from image.split(size)
@@ -70,22 +56,12 @@ def batches(images: Images, size: int = _BATCH) -> Iterator[Tensor]:
         yield torch.stack(pending)
 
 
-def iter_is_self(images: object) -> bool:
-    """Whether `images` can be walked only once."""
-    return isinstance(images, Iterator)
-
-
-def _items(images: Dataset | Sequence[Tensor] | Iterable[Tensor]) -> Iterator[Tensor]:
-    length = getattr(images, "__len__", None)
-    if length is None or not hasattr(images, "__getitem__"):
-        yield from images  # type: ignore[misc]  # a Dataset without a length is iterable
-        return
-    for index in range(length()):
-        yield images[index]  # type: ignore[index]
-
-
-def fit_principal(images: Images, *, rank: int | None, floor: float) -> Principal:
+def fit_principal(
+    images: Images, *, rank: int | None, floor: float
+) -> tuple[LowRankNormal, tuple[int, ...]]:
     """Fit mean, `rank` directions and residual by maximum likelihood, residual >= floor.
+
+    Returns the law in float64 and the images' shape (C, H, W).
 
     Up to `DENSE` numbers in an image the covariance matrix is accumulated in one pass; beyond,
     the leading subspace is found by randomised subspace iteration in `_PASSES` + 2 passes.
@@ -99,7 +75,7 @@ def fit_principal(images: Images, *, rank: int | None, floor: float) -> Principa
         raise ValueError(f"{count} images of {d} numbers support ranks 0 to {most}, not {rank}")
     if d <= DENSE:
         parts = _scatter(images, mean, held_out=rank is None)
-        values, vectors = _leading((parts[0] + parts[1]) / count, d)
+        values, vectors = leading((parts[0] + parts[1]) / count, d)
         trace = float(values.sum())
         if rank is None:
             rank = min(most, _likeliest_rank(parts[0], parts[1], count, floor))
@@ -107,9 +83,10 @@ def fit_principal(images: Images, *, rank: int | None, floor: float) -> Principa
         raise ValueError(f"images of {d} numbers (over {DENSE}) need a rank: try 100 to 500")
     else:
         values, vectors, trace = _subspace(images, mean, count, rank)
-    residual = max((trace - float(values[:rank].sum())) / (d - rank), floor**2) ** 0.5
-    scales = (values[:rank] - residual**2).clamp(min=0).sqrt()
-    return Principal(mean, vectors[:, :rank].T, scales, residual, shape)
+    rest = max((trace - float(values[:rank].sum())) / (d - rank), floor**2)
+    variances = (values[:rank] - rest).clamp(min=0)
+    residual = mean.new_tensor(rest**0.5)
+    return LowRankNormal(mean, vectors[:, :rank].T, variances, residual), shape
 
 
 def _mean(images: Images) -> tuple[int, Tensor, tuple[int, ...]]:
@@ -136,7 +113,8 @@ def _scatter(images: Images, mean: Tensor, *, held_out: bool) -> list[Tensor]:
     return parts
 
 
-def _leading(covariance: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def leading(covariance: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest eigenvalues of a matrix (d, d), and their vectors (d, k)."""
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0)[:k].clamp(min=0), vectors.flip(1)[:, :k]
 
@@ -146,7 +124,7 @@ def _likeliest_rank(kept: Tensor, held: Tensor, count: int, floor: float) -> int
     d, tenth = len(kept), count // 10
     if tenth == 0:
         return min(d, count) - 1
-    values, vectors = _leading(kept / (count - tenth), d)
+    values, vectors = leading(kept / (count - tenth), d)
     spread = ((held / tenth) @ vectors * vectors).sum(0)
     ranks = torch.arange(d, device=kept.device)
     rest = (values.flip(0).cumsum(0).flip(0) / (d - ranks)).clamp(min=floor**2)
@@ -176,5 +154,5 @@ def _subspace(images: Images, mean: Tensor, count: int, rank: int) -> tuple[Tens
         projected = (centred @ q).double()
         small += projected.T @ projected
         trace += float(centred.double().square().sum())
-    values, vectors = _leading(small / count, width)
+    values, vectors = leading(small / count, width)
     return values, q.double() @ vectors, trace / count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 from genprior.priors.base import check_counts
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "softplus": nn.Softplus,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+_ACTIVATIONS = {"softplus": nn.Softplus, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 ImageShape = tuple[int, int, int]
 
@@ -126,10 +121,7 @@ def convolutional(
     return nn.Sequential(*down), nn.Sequential(*up)
 
 
-_KINDS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
-    "perceptron": perceptron,
-    "convolutional": convolutional,
-}
+_KINDS = {"perceptron": perceptron, "convolutional": convolutional}
 
 
 def coders(
@@ -161,9 +153,9 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     network.to_empty(device="cpu")
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            fan_in = layer.weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):  # stride = size: one tap reaches a pixel
-                fan_in = layer.weight.shape[0]
+            # transposed, stride = size: one tap of each channel reaches a pixel
+            transposed = isinstance(layer, nn.ConvTranspose2d)
+            fan_in = len(layer.weight) if transposed else layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=fan_in**-0.5, generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -172,6 +164,5 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(layer.bias)
     for cell in network.modules():
         if isinstance(cell, ResidualCell):
-            last = cell.body[-1]
-            assert isinstance(last, nn.Conv2d)
-            nn.init.zeros_(last.weight)
+            for parameter in cell.body[-1].parameters():
+                nn.init.zeros_(parameter)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.training import Objective
@@ -27,7 +27,6 @@ from genprior.priors.vae.variational import (
     BoundTerms,
     VariationalPrior,
     VariationalTraining,
-    normal_kl,
 )
 
 
@@ -126,23 +125,24 @@ class HierarchicalVAE(VariationalPrior):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the posterior means of the residuals, each given those above it, (B, k)."""
-        check_images(self, x)
-        features = self.network.ascend(x.to(self.network.top.dtype))
-        means = []
-
-        def take_mean(group: Group | Whole, h: Tensor, level: int) -> Tensor:
-            means.append(group.posterior(h, features[level])[0])
-            return means[-1]
-
-        self.network.descend(len(x), take_mean)
-        return torch.cat([m.flatten(1) for m in means], 1).to(x.dtype)
+        mean, _, _ = self._infer(x, x.new_zeros(len(x), 1, *self.latent_shape))
+        return mean[:, 0]
 
     def terms(self, x: Tensor, *, samples: int = 1, generator: Generators = None) -> BoundTerms:
-        check_images(self, x)
-        features = self.network.ascend(x.to(self.network.top.dtype))
-        features = [f.repeat_interleave(samples, 0) for f in features]
         shape = (len(x), samples, *self.latent_shape)
         n = normal(shape, generator, dtype=x.dtype, device=x.device)
+        mean, std, output = self._infer(x, n)
+        log_likelihood = self.pixels.log_prob(x.repeat_interleave(samples, 0), output)
+        return BoundTerms.from_draws(log_likelihood, n, mean=mean, std=std)
+
+    def _infer(self, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw residuals mean + std n given x, each group given those above it.
+
+        Returns mean and std, in the shape of n (B, K, k), and the network's output for the draws.
+        """
+        check_images(self, x)
+        features = self.network.ascend(x.to(self.network.top.dtype))
+        features = [f.repeat_interleave(n.shape[1], 0) for f in features]
         draws = iter(self.split_latent(n.flatten(0, 1)))
         found: list[tuple[Tensor, Tensor]] = []
 
@@ -151,19 +151,12 @@ class HierarchicalVAE(VariationalPrior):
             mean, std = found[-1]
             return mean + std * next(draws).to(mean.dtype)
 
-        output = self.network.descend(len(x) * samples, draw).to(x.dtype)
+        output = self.network.descend(len(n.flatten(0, 1)), draw).to(x.dtype)
         mean, std = (
-            torch.cat([part.flatten(1) for part in parts], 1).to(x.dtype).view(shape)
+            torch.cat([part.flatten(1) for part in parts], 1).to(x.dtype).view(n.shape)
             for parts in zip(*found, strict=True)
         )
-        log_ratio = 0.5 * (n.square() - (mean + std * n).square()) + std.log()
-        log_likelihood = self.pixels.log_prob(x.repeat_interleave(samples, 0), output)
-        return BoundTerms(
-            log_likelihood=log_likelihood.view(len(x), samples),
-            log_ratio=log_ratio.sum(2),
-            kl=normal_kl(mean, std).mean(1),
-            means=mean.mean(1),
-        )
+        return mean, std, output
 
     def objective(self) -> Objective:
         return _HierarchicalTraining(self)
@@ -176,6 +169,8 @@ class _HierarchicalTraining(VariationalTraining):
     Weights decay a little: deep posteriors are unstable without any regularisation.
     """
 
+    weight_decay: ClassVar[float] = 0.01
+
     def __init__(self, prior: HierarchicalVAE) -> None:
         super().__init__(prior)
         sizes = torch.tensor([math.prod(shape) for shape in prior.group_shapes])
@@ -186,10 +181,3 @@ class _HierarchicalTraining(VariationalTraining):
         """Weights progress^share, with shares from 1 for the coarsest to 0 for the finest."""
         self._shares = self._shares.to(next(self.model.parameters()).device)
         return progress**self._shares
-
-    def optimizer(
-        self, group: str, learning_rate: float, parameters: Iterable[nn.Parameter]
-    ) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )

@@ -18,14 +18,14 @@ class PixelDistribution(nn.Module, ABC):
 
     Attributes:
         outputs: Numbers that the decoder gives for each pixel value.
+        config: Plain data that `from_config` rebuilds it from.
     """
 
     outputs: ClassVar[int] = 1
 
-    @property
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Plain data that `from_config` rebuilds it from."""
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
 
     @property
     def std(self) -> Tensor | None:
@@ -61,20 +61,12 @@ class GaussianPixels(PixelDistribution):
     """
 
     def __init__(self, *, std: float = 0.1, learned: bool = True, bounded: bool = True) -> None:
-        super().__init__()
         if not (std > 0 and math.isfinite(std)):
             raise ValueError(f"std must be positive and finite, not {std}")
+        super().__init__({"kind": "gaussian", "std": std, "learned": learned, "bounded": bounded})
         log_std = torch.tensor(math.log(std))
-        if learned:
-            self.log_std = nn.Parameter(log_std)
-        else:
-            self.register_buffer("log_std", log_std)
-        self._config = {"kind": "gaussian", "std": std, "learned": learned, "bounded": bounded}
+        self.log_std = nn.Parameter(log_std) if learned else nn.Buffer(log_std)
         self.bounded = bounded
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return dict(self._config)
 
     @property
     def std(self) -> Tensor:
@@ -90,9 +82,8 @@ class GaussianPixels(PixelDistribution):
 
     def sample(self, output: Tensor, *, generator: Generators = None) -> Tensor:
         mean = self.mean(output)
-        return mean + self.std * normal(
-            mean.shape, generator, dtype=mean.dtype, device=mean.device
-        )
+        n = normal(mean.shape, generator, dtype=mean.dtype, device=mean.device)
+        return mean + self.std * n
 
 
 class BernoulliPixels(PixelDistribution):
@@ -104,12 +95,8 @@ class BernoulliPixels(PixelDistribution):
     """
 
     def __init__(self, *, binarize: bool = False) -> None:
-        super().__init__()
+        super().__init__({"kind": "bernoulli", "binarize": binarize})
         self.binarize = binarize
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"kind": "bernoulli", "binarize": self.binarize}
 
     def mean(self, output: Tensor) -> Tensor:
         return output.sigmoid()
@@ -150,9 +137,8 @@ class CategoricalPixels(PixelDistribution):
 
     outputs: ClassVar[int] = 256
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"kind": "categorical"}
+    def __init__(self) -> None:
+        super().__init__({"kind": "categorical"})
 
     def _logits(self, output: Tensor) -> Tensor:
         return output.unflatten(1, (self.outputs, -1))
@@ -183,7 +169,7 @@ class CategoricalPixels(PixelDistribution):
         return level.to(output.dtype) / (self.outputs - 1)
 
 
-_KINDS: dict[str, type[PixelDistribution]] = {
+_KINDS = {
     "gaussian": GaussianPixels,
     "bernoulli": BernoulliPixels,
     "categorical": CategoricalPixels,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from genprior.operators.random import Generators, normal
+from genprior.priors.base import Model
 from genprior.priors.vae import pixels as pixel_distributions
 from genprior.priors.vae.coders import coders
-from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior, normal_kl
+from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior
 
 
 class VAE(VariationalPrior):
@@ -72,16 +72,10 @@ class VAE(VariationalPrior):
         mean, std = self.encode_distribution(x)
         shape = (len(x), samples, *self.latent_shape)
         n = normal(shape, generator, dtype=x.dtype, device=x.device)
-        z = mean[:, None] + std[:, None] * n
-        output = self._output(z.flatten(0, 1))
+        mean, std = mean[:, None], std[:, None]
+        output = self._output((mean + std * n).flatten(0, 1))
         log_likelihood = self.pixels.log_prob(x.repeat_interleave(samples, 0), output)
-        log_ratio = 0.5 * (n.square() - z.square()) + std.log()[:, None]
-        return BoundTerms(
-            log_likelihood=log_likelihood.view(len(x), samples),
-            log_ratio=log_ratio.sum(2),
-            kl=normal_kl(mean, std),
-            means=mean,
-        )
+        return BoundTerms.from_draws(log_likelihood, n, mean=mean, std=std)
 
     def _output(self, z: Tensor) -> Tensor:
         """Run the decoder in its own precision."""
@@ -97,10 +91,10 @@ def check_latent_size(latent_size: int, pixel_values: int) -> None:
         )
 
 
-def check_images(prior: torch.nn.Module, x: Tensor) -> None:
+def check_images(prior: Model, x: Tensor) -> None:
     """Raise unless x is (B, *prior.image_shape)."""
-    if tuple(x.shape[1:]) != tuple(prior.image_shape):  # pyright: ignore[reportArgumentType]
+    if tuple(x.shape[1:]) != tuple(prior.image_shape):
         raise ValueError(
             f"images of shape {tuple(x.shape)} came to a {type(prior).__name__} for "
-            f"(B, *{tuple(prior.image_shape)})"  # pyright: ignore[reportArgumentType]
+            f"(B, *{tuple(prior.image_shape)})"
         )

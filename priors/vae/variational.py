@@ -79,6 +79,25 @@ class BoundTerms:
             return self.log_likelihood.mean(1) - self.kl.sum(1)
         return (self.log_likelihood + self.log_ratio).mean(1)
 
+    @classmethod
+    def from_draws(
+        cls, log_likelihood: Tensor, n: Tensor, *, mean: Tensor, std: Tensor
+    ) -> BoundTerms:
+        """Build from standard normal n of the draws z = mean + std n, all (B, K, units).
+
+        Args:
+            log_likelihood: log p(x | z), (B K,).
+            n: (B, K, units).
+            mean, std: Of q(z | x), (B, K or 1, units).
+        """
+        log_ratio = 0.5 * (n.square() - (mean + std * n).square()) + std.log()
+        return cls(
+            log_likelihood=log_likelihood.view(n.shape[:2]),
+            log_ratio=log_ratio.sum(2),
+            kl=normal_kl(mean, std).mean(1),
+            means=mean.mean(1),
+        )
+
     def importance_bound(self, kl_weight: float = 1.0) -> Tensor:
         """Return log 1/K sum_k p(x, z_k) / q(z_k | x), (B,)."""
         log_weights = self.log_likelihood + kl_weight * self.log_ratio
@@ -115,12 +134,7 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
         return self.pixels.std
 
     def elbo(
-        self,
-        x: Tensor,
-        *,
-        samples: int = 1,
-        closed_kl: bool = True,
-        generator: Generators = None,
+        self, x: Tensor, *, samples: int = 1, closed_kl: bool = True, generator: Generators = None
     ) -> Tensor:
         """Return a lower bound of log p(x) in nats, averaged over draws of z, (B,).
 
@@ -148,7 +162,6 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, not {samples}")
-        generator = generator if generator is not None else _fresh()
         parts = []
         for start in range(0, samples, at_once):
             count = min(at_once, samples - start)
@@ -158,12 +171,6 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
 
     def objective(self) -> Objective:
         return VariationalTraining(self)
-
-
-def _fresh() -> torch.Generator:
-    generator = torch.Generator()
-    generator.seed()
-    return generator
 
 
 class VariationalTraining(Objective):
@@ -189,8 +196,15 @@ class VariationalTraining(Objective):
             bound = (terms.log_likelihood + weight * terms.log_ratio).mean()
         active = int((terms.means.detach().var(0) > ACTIVE).sum()) if len(batch) > 1 else 0
         units = terms.means.shape[1]
-        if active == 0 and turn.images_seen > options.warm_up + 20_000:
-            self._name_collapse(units)
+        if active == 0 and turn.images_seen > options.warm_up + 20_000 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"posterior collapse: none of the {units} latent units is active, the decoder "
+                "ignores them. Try a KL warm-up (warm_up, in images), free_bits, or a smaller "
+                "decoder std",
+                RuntimeWarning,
+                stacklevel=1,
+            )
         logs = {
             "elbo": float(terms.elbo().mean().detach()),
             "kl": float(terms.kl.sum(1).mean().detach()),
@@ -202,14 +216,3 @@ class VariationalTraining(Objective):
     def unit_weights(self, progress: float) -> Tensor | float:
         """Return the weight of each unit's KL at a point of the warm-up, from 0 to 1."""
         return progress
-
-    def _name_collapse(self, units: int) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        warnings.warn(
-            f"posterior collapse: none of the {units} latent units is active, the decoder ignores "
-            "them. Try a KL warm-up (warm_up, in images), free_bits, or a smaller decoder std",
-            RuntimeWarning,
-            stacklevel=2,
-        )

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from genprior.operators import (
-    Blur,
-    Identity,
-    Inpainting,
-    Problem,
-    conjugate_gradient,
-)
+from genprior.operators import Blur, Identity, Inpainting, Problem, conjugate_gradient
 from genprior.priors.gaussian.conditioning import noise_variance
 from genprior.priors.gaussian.low_rank import precise
 from genprior.priors.gaussian.texture.torus import TorusNormal
@@ -125,24 +118,14 @@ class DenseMask(Kriging):
 
     @cached_property
     def _cholesky(self) -> Tensor:
-        if self.direct:
-            kernel = self.wide.kernel(lambda g: g + self.noise)
-        else:
-            kernel = self.wide.kernel(lambda g: 1 / (g + self.noise))
+        kernel = self.wide.kernel(lambda g: (g + self.noise) ** (1 if self.direct else -1))
         return torch.linalg.cholesky(_entries(kernel, self.index, self.index))
 
-    def _solve_held(self, v: Tensor) -> Tensor:
-        """Apply the inverse of the dense matrix to the held entries of v, zero elsewhere."""
-        flat = v.flatten(1)
-        solved = torch.cholesky_solve(flat[:, self.index].T, self._cholesky).T
-        return torch.zeros_like(flat).index_copy(1, self.index, solved).reshape(v.shape)
-
     def solve(self, v: Tensor) -> Tensor:
-        u = v.to(self.wide.spot)
         if self.direct:
-            return self._solve_held(u).to(v)
-        whole = self._whiten(u)
-        solved = whole - self._whiten(self._solve_held(whole))
+            return _solve_among(self.index, self._cholesky, v)
+        whole = self._whiten(v.to(self.wide.spot))
+        solved = whole - self._whiten(_solve_among(self.index, self._cholesky, whole))
         return torch.where(self.seen, solved, 0.0).to(v)
 
     def _whiten(self, v: Tensor) -> Tensor:
@@ -178,10 +161,7 @@ class Dense(Kriging):
 
     @cached_property
     def _observed(self) -> Tensor:
-        observed = self.operator.observed
-        shape = self.problem.y.shape
-        everything = torch.ones(shape, dtype=torch.bool, device=self.problem.device)
-        seen = everything if observed is None else everything & observed
+        seen = self.operator.keep_observed(torch.ones_like(self.problem.y))
         return seen.flatten().nonzero()[:, 0]
 
     @cached_property
@@ -203,11 +183,7 @@ class Dense(Kriging):
         return torch.linalg.cholesky(gram), torch.cat(crosses)
 
     def solve(self, v: Tensor) -> Tensor:
-        cholesky, _ = self._matrices
-        flat = v.flatten(1)
-        right = flat[:, self._observed].T.to(cholesky)
-        solved = torch.cholesky_solve(right, cholesky).T.to(v)
-        return torch.zeros_like(flat).index_copy(1, self._observed, solved).reshape(v.shape)
+        return _solve_among(self._observed, self._matrices[0], v)
 
     @property
     def log_determinant(self) -> Tensor:
@@ -228,15 +204,13 @@ class Iterative(Kriging):
     max_iterations = 1000
 
     def solve(self, v: Tensor) -> Tensor:
-        observed = self.operator.observed
-
         def apply(u: Tensor) -> Tensor:
             field = self.law.apply(self.operator.adjoint(u), lambda g: g)
             return self.operator(field) + self.sigma2 * u
 
         def precondition(u: Tensor) -> Tensor:
             whitened = self.law.apply(u, lambda g: 1 / (g + self.sigma2))
-            return torch.where(observed, whitened, 0.0) if observed is not None else whitened
+            return self.operator.keep_observed(whitened)
 
         masked = isinstance(self.operator, Inpainting)
         u, converged, _ = conjugate_gradient(
@@ -267,16 +241,17 @@ class Iterative(Kriging):
         return None
 
 
+def _solve_among(index: Tensor, cholesky: Tensor, v: Tensor) -> Tensor:
+    """Solve L L^T u = v for the entries `index` of rows v (R, ...); all others become zero."""
+    flat = v.flatten(1)
+    solved = torch.cholesky_solve(flat[:, index].T.to(cholesky), cholesky).T
+    return torch.zeros_like(flat).index_copy(1, index, solved.to(v)).reshape(v.shape)
+
+
 def _entries(kernel: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The matrix with entries kernel[c, e, (p - q) mod (H, W)] for flat indices (c, p), (e, q)."""
     channels, _, height, width = kernel.shape
-
-    def split(index: Tensor) -> Iterator[Tensor]:
-        yield index // (height * width)
-        yield index // width % height
-        yield index % width
-
-    c, y, x = (t[:, None] for t in split(rows))
-    e, v, u = (t[None] for t in split(columns))
+    c, y, x = (t[:, None] for t in torch.unravel_index(rows, kernel.shape[1:]))
+    e, v, u = torch.unravel_index(columns, kernel.shape[1:])
     place = ((c * channels + e) * height + (y - v) % height) * width + (x - u) % width
     return kernel.flatten()[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -50,18 +51,21 @@ class StationaryPosterior:
         rows = torch.arange(problem.batch, device=problem.device)
         return [kriging(self._law, problem.take(row[None])) for row in rows]
 
-    def _correct(self, x: Tensor, residual: Tensor, counts: int) -> Tensor:
-        """x + G A^T K^-1 residual, `counts` rows in a run for each image."""
-        if len(self._solvers) == 1:
-            return x + self._solvers[0].correction(residual)
-        runs = residual.split(counts)
-        moves = [s.correction(run) for s, run in zip(self._solvers, runs, strict=True)]
-        return x + torch.cat(moves)
+    def _runs(self, residual: Tensor) -> Iterator[tuple[Kriging, Tensor]]:
+        """Every solver with its images' rows, as many for each image."""
+        return zip(self._solvers, residual.tensor_split(len(self._solvers)), strict=True)
+
+    def _correct(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x + G A^T K^-1 residual."""
+        return x + torch.cat([solver.correction(run) for solver, run in self._runs(residual)])
+
+    @property
+    def _start(self) -> Tensor:
+        return self._law.mean.expand(self._problem.batch, *self._law.spot.shape)
 
     @cached_property
     def mean(self) -> Tensor:
-        x = self._law.mean.expand(self._problem.batch, *self._law.spot.shape)
-        return self._correct(x, self._problem.residual(x), 1)
+        return self._correct(self._start, self._problem.residual(self._start))
 
     @cached_property
     def std(self) -> Tensor | None:
@@ -79,13 +83,10 @@ class StationaryPosterior:
         Raises:
             ValueError: K is too large for its determinant.
         """
-        start = self._law.mean.expand(self._problem.batch, *self._law.spot.shape)
-        residual = self._problem.residual(start)
-        one = len(self._solvers) == 1
-        runs = [residual] if one else list(residual.split(1))
-        pairs = list(zip(self._solvers, runs, strict=True))
-        log_determinant = torch.cat([solver.log_determinant for solver, _ in pairs])
-        quadratic = torch.cat([(r * s.solve(r)).flatten(1).sum(1) for s, r in pairs])
+        residual = self._problem.residual(self._start)
+        log_determinant = torch.cat([solver.log_determinant for solver in self._solvers])
+        runs = self._runs(residual)
+        quadratic = torch.cat([(run * s.solve(run)).flatten(1).sum(1) for s, run in runs])
         count = self._problem.observed_count
         log_determinant = log_determinant.to(residual) + count * math.log(2 * math.pi)
         return -0.5 * (quadratic + log_determinant)
@@ -104,5 +105,5 @@ class StationaryPosterior:
         rows = torch.arange(count, device=y.device).repeat_interleave(n)
         problem = self._problem.take(rows)
         noise = measurement_noise(problem, noise.reshape(-1, *y.shape[1:]))
-        x = self._correct(x, problem.residual(x) - noise, n)
+        x = self._correct(x, problem.residual(x) - noise)
         return x.reshape(count, n, *x.shape[1:])

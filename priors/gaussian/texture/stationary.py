@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators import Problem
 from genprior.operators.memo import Memo
@@ -14,6 +14,7 @@ from genprior.operators.random import Generators, normal
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior, LatentPrior
 from genprior.priors.gaussian.conditioning import check_linear_gaussian
 from genprior.priors.gaussian.gaussian import SIGMA_MIN
+from genprior.priors.gaussian.low_rank import as_residual
 from genprior.priors.gaussian.texture.posterior import StationaryPosterior
 from genprior.priors.gaussian.texture.torus import TorusNormal
 
@@ -37,10 +38,6 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
     Source: Galerne, Gousseau, Morel 2011, "Random phase textures: theory and synthesis".
     """
 
-    mean: Tensor
-    spot: Tensor
-    residual: Tensor
-
     def __init__(self, mean: Tensor, spot: Tensor, *, residual: float | Tensor = 0.0) -> None:
         super().__init__()
         if spot.ndim != 3 or mean.shape != spot.shape[:1]:
@@ -48,15 +45,12 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
                 f"mean must be (C,) and spot (C, H, W); {tuple(mean.shape)} and "
                 f"{tuple(spot.shape)} came"
             )
-        if not float(residual) >= 0:
-            raise ValueError(f"residual must be >= 0, not {float(residual)}")
         channels, height, width = spot.shape
         self.image_shape = (channels, height, width)
         self.latent_shape = (1 + channels * (float(residual) > 0), height, width)
-        self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("spot", spot.detach().clone())
-        residual = torch.as_tensor(residual, dtype=spot.dtype, device=spot.device)
-        self.register_buffer("residual", residual.detach().clone())
+        self.mean = nn.Buffer(mean.detach().clone())
+        self.spot = nn.Buffer(spot.detach().clone())
+        self.residual = nn.Buffer(as_residual(residual, spot))
         self._law = Memo()
 
     @classmethod
@@ -88,11 +82,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
             return self
         if size[0] < height or size[1] < width:
             raise ValueError(f"the domain {(height, width)} cannot shrink to {tuple(size)}")
-        fade = [
-            _fade(n) if n < wanted else torch.ones(n, dtype=torch.float64)
-            for n, wanted in zip((height, width), size, strict=True)
-        ]
-        window = (fade[0][:, None] * fade[1]).to(self.spot)
+        down, across = (_fade(n, wanted) for n, wanted in zip((height, width), size, strict=True))
+        window = (down[:, None] * across).to(self.spot)
         # a spot of sum zero keeps the mean colour of every sample; its energy keeps the contrast
         sums = (self.spot * window).sum((1, 2), keepdim=True)
         faded = window * (self.spot - sums / window.sum())
@@ -121,11 +112,9 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
             ),
         )
 
-    def _synthesis(self, size: tuple[int, int] | None) -> StationaryGaussian:
-        """The texture on a domain that holds `size`."""
-        _, height, width = self.spot.shape
-        wanted = (height, width) if size is None else size
-        return self.extended((max(height, wanted[0]), max(width, wanted[1])))
+    def _synthesis(self, height: int, width: int) -> StationaryGaussian:
+        """The texture on a domain that holds (height, width)."""
+        return self.extended((max(height, self.spot.shape[1]), max(width, self.spot.shape[2])))
 
     def sample(
         self, n: int, *, size: tuple[int, int] | None = None, generator: Generators = None
@@ -134,8 +123,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
 
         Beyond the domain the spot is extended by zeros; a smaller size is cut from the domain.
         """
-        prior = self._synthesis(size)
-        _, height, width = prior.spot.shape if size is None else (0, *size)
+        height, width = size or self.spot.shape[1:]
+        prior = self._synthesis(height, width)
         shape = (n, *prior.latent_shape)
         z = normal(shape, generator, dtype=self.spot.dtype, device=self.spot.device)
         return prior.decode(z)[..., :height, :width]
@@ -147,9 +136,8 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
 
         Not normal, but closer to the image's own spectrum than `sample`; no residual is added.
         """
-        prior = self._synthesis(size)
-        law = prior.law(self.spot.dtype)
-        _, height, width = prior.spot.shape if size is None else (0, *size)
+        height, width = size or self.spot.shape[1:]
+        law = self._synthesis(height, width).law(self.spot.dtype)
         shape = (n, 1, *law.size)
         white = normal(shape, generator, dtype=self.spot.dtype, device=self.spot.device)
         phase = torch.sgn(torch.fft.rfft2(white))  # of a real field, so symmetric
@@ -206,7 +194,6 @@ def smooth_component(image: Tensor) -> Tensor:
 
     Its periodic Laplacian is that of the jumps between opposite borders of image (C, H, W).
     """
-    height, width = image.shape[-2:]
     jumps = torch.zeros_like(image)
     rows = image[..., -1, :] - image[..., 0, :]
     columns = image[..., -1] - image[..., 0]
@@ -214,10 +201,8 @@ def smooth_component(image: Tensor) -> Tensor:
     jumps[..., -1, :] -= rows
     jumps[..., 0] += columns
     jumps[..., -1] -= columns
-    y, x = (
-        torch.cos(2 * torch.pi * torch.arange(n, dtype=torch.float64) / n).to(image)
-        for n in (height, width)
-    )
+    angles = (2 * torch.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in image.shape[-2:])
+    y, x = (angle.cos().to(image) for angle in angles)
     laplacian = 2 * y[:, None] + 2 * x - 4
     laplacian[0, 0] = 1
     transform = torch.fft.fft2(jumps) / laplacian
@@ -225,8 +210,13 @@ def smooth_component(image: Tensor) -> Tensor:
     return torch.fft.ifft2(transform).real
 
 
-def _fade(n: int) -> Tensor:
-    """A window of n samples: 1 inside, smooth to 0 over `TAPER` of the side at both ends."""
+def _fade(n: int, wanted: int) -> Tensor:
+    """A window of n samples: 1 inside, smooth to 0 over `TAPER` of the side at both ends.
+
+    Where n samples are `wanted` it is 1 all over.
+    """
+    if n == wanted:
+        return torch.ones(n, dtype=torch.float64)
     position = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     edge = torch.minimum(position, 1 - position) / TAPER
     return 0.5 - 0.5 * torch.cos(torch.pi * edge.clamp(max=1))

@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from genprior.priors.gaussian.low_rank import wiener_gain
+
 Function = Callable[[Tensor], Tensor]
 """Eigenvalues, broadcasting against (1, 1, H, W // 2 + 1), to any function of them likewise."""
 
@@ -109,9 +111,5 @@ class TorusNormal:
     def denoise(self, x: Tensor, noise_variance: Tensor) -> Tensor:
         """Return E[x0 | x0 + n = x], n ~ N(0, noise_variance I)."""
         noise = noise_variance.to(x).reshape(-1, 1, 1, 1)
-
-        def wiener(variance: Tensor) -> Tensor:
-            return torch.where(noise > 0, variance / (variance + noise), 1.0)  # 0/0 is 1 here
-
-        denoised = self.mean + self.apply(x - self.mean, wiener)
+        denoised = self.mean + self.apply(x - self.mean, lambda v: wiener_gain(v, noise))
         return torch.where(noise > 0, denoised, x)
