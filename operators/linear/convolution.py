@@ -7,15 +7,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from genprior.operators.base import PerImage, Shape
+from genprior.operators.base import Shape
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Map, Spectrum
 
 
 class _Convolution(LinearOperator):
-    """Shares the circular convolution with a kernel that is centred at (h // 2, w // 2)."""
+    """A circular convolution with a kernel that is centred at (h // 2, w // 2), at every
+    `factor`-th pixel from `offsets` on."""
 
     kernel: Tensor
+    factor: int = 1
+    offsets: tuple[int, int] = (0, 0)
 
     def __init__(self, kernel: Tensor, image_shape: Shape, measurement_shape: Shape) -> None:
         if kernel.ndim != 2 or not kernel.is_floating_point() or not kernel.isfinite().all():
@@ -31,15 +34,16 @@ class _Convolution(LinearOperator):
 
     def _transfer(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Fourier transform (H, W // 2 + 1) of the kernel on an image of `size`."""
-        self._check_size(size)
-        return self._memo.get((size, dtype), [self.kernel], lambda: self._transform(size, dtype))
 
-    def _transform(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-        return torch.fft.rfft2(self._centred(size)).to(self.kernel.device, complex_dtype)
+        def compute() -> Tensor:
+            transfer = torch.fft.rfft2(self._centred(size))
+            return transfer.to(self.kernel.device, _complex(dtype))
+
+        return self._memo.get((size, dtype), [self.kernel], compute)
 
     def _centred(self, size: tuple[int, int]) -> Tensor:
         """The kernel in float64 on the CPU, zero-padded to `size`, its centre at (0, 0)."""
+        self._check_size(size)
         h, w = self.kernel.shape
         padded = torch.zeros(size, dtype=torch.float64)
         padded[:h, :w] = self.kernel.cpu()
@@ -51,17 +55,19 @@ class _Convolution(LinearOperator):
         transfer = transfer.conj() if adjoint else transfer
         return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=size)
 
-    def _diagonalised(
-        self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
-    ) -> Spectrum:
-        """The spectrum where every factor-th pixel is kept, from `offsets` on.
+    def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
+        """Diagonalise A A^T in the Fourier basis of measurements.
 
-        Decimation folds the factor x factor frequencies that become one another's aliases.
+        Decimation folds the factor x factor frequencies that become one another's aliases: A
+        multiplies those that fold onto each of (h, w) with transfer, (f, h, f, w).
         """
+        like = self._example(like)
         h, w = like.shape[-2:]
 
         def compute() -> Spectrum:
-            transfer = self._aliases(h, w, factor, offsets)
+            f, (top, left) = self.factor, self.offsets
+            kernel = self._centred((h * f, w * f)).roll((-top, -left), (-2, -1))
+            transfer = torch.fft.fft2(kernel).view(f, h, f, w) / f
             power = transfer.abs().square().sum(dim=(0, 2))
             return Spectrum(
                 power[None, None].to(self.kernel.device, like.dtype),
@@ -72,13 +78,16 @@ class _Convolution(LinearOperator):
 
         return self._memo.get(("spectrum", h, w, like.dtype), [self.kernel], compute)
 
-    def _aliases(self, h: int, w: int, factor: int, offsets: tuple[int, int]) -> Tensor:
-        """What A multiplies the frequencies with that fold onto each of (h, w): (f, h, f, w)."""
-        size = (h * factor, w * factor)
-        self._check_size(size)
-        top, left = offsets
-        kernel = self._centred(size).roll((-top, -left), (-2, -1))
-        return torch.fft.fft2(kernel).view(factor, h, factor, w) / factor
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
+        f = self.factor
+        channels, h, w = like.shape[1:]
+        # All blocks and channels are alike: one impulse for each pixel of one block will do.
+        impulses = like.new_zeros(f, f, 1, h * f, w * f)
+        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
+        impulses[rows, columns, 0, rows, columns] = 1
+        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
+        block = (weights * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
+        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
 
     def _check_size(self, size: Shape) -> None:
         for name, has, needs in zip(("height", "width"), size, self.kernel.shape, strict=True):
@@ -142,21 +151,7 @@ class Blur(_Convolution):
         return h - 1 - h // 2, h // 2, w - 1 - w // 2, w // 2
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
-        if self.boundary == "valid":
-            return None
-        return self._diagonalised(self._example(like))
-
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        spectrum = self.spectrum(like)
-        if spectrum is None:
-            return super().gram_diagonal(damping, scale=scale, like=like)
-        # A circulant matrix has a constant diagonal: the mean of its eigenvalues.
-        weights = spectrum.eigenvalues * spectrum.inverse(damping, scale=scale)
-        constant = weights.mean(dim=(1, 2, 3), keepdim=True)
-        return constant.expand(-1, *like.shape[1:]).clone()
+        return None if self.boundary == "valid" else super().spectrum(like)
 
 
 class Downsampling(_Convolution):
@@ -182,7 +177,7 @@ class Downsampling(_Convolution):
         super().__init__(kernel, image_shape, small)
         self.factor = factor
         top, left = (max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
-        self._offsets = top, left
+        self.offsets = top, left
 
     @staticmethod
     def _divide(n: int, factor: int) -> int:
@@ -193,40 +188,25 @@ class Downsampling(_Convolution):
     def forward(self, x: Tensor) -> Tensor:
         for n in x.shape[-2:]:
             self._divide(n, self.factor)
-        top, left = self._offsets
+        top, left = self.offsets
         return self._convolve(x)[..., top :: self.factor, left :: self.factor]
 
     def adjoint(self, y: Tensor) -> Tensor:
-        top, left = self._offsets
+        top, left = self.offsets
         height, width = (n * self.factor for n in y.shape[-2:])
         x = y.new_zeros(*y.shape[:-2], height, width)
         x[..., top :: self.factor, left :: self.factor] = y
         return self._convolve(x, adjoint=True)
 
-    def spectrum(self, like: Tensor | None = None) -> Spectrum:
-        return self._diagonalised(self._example(like), self.factor, self._offsets)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        f = self.factor
-        channels, h, w = like.shape[1:]
-        # All blocks and channels are alike: one impulse for each pixel of one block will do.
-        impulses = like.new_zeros(f, f, 1, h * f, w * f)
-        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
-        impulses[rows, columns, 0, rows, columns] = 1
-        spectrum = self.spectrum(like)
-        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
-        inverse = spectrum.inverse(damping, scale=scale)
-        block = (inverse * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
-        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
     """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
     factor, h, _, w = transfer.shape
-    forth = transfer.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    forth = transfer.to(_complex(dtype))
     back = forth.conj().resolve_conj()
 
     def to(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import PerImage, Shape, fits
+from genprior.operators.base import Shape, fits
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Spectrum
 
@@ -17,12 +17,8 @@ class _Pixelwise(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        ones = like.new_ones(self._count(damping, scale), *like.shape[1:])
-        return self.adjoint(self.solve_gram(self(ones), damping, scale=scale))
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
+        return (spectrum.eigenvalues * weights).expand(-1, *like.shape[1:]).clone()
 
 
 class Identity(_Pixelwise):
@@ -105,14 +101,9 @@ class Inpainting(_Pixelwise):
             dtype, [self.mask], lambda: Spectrum(self.mask.to(dtype), to=_same, back=_same)
         )
 
-    def gram_log_determinant(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        # Every observed eigenvalue is 1.
-        like = self._example(like)
-        kind = {"dtype": like.dtype, "device": like.device}
-        value = torch.as_tensor(scale, **kind) + torch.as_tensor(damping, **kind)
-        return self.mask.expand(-1, *like.shape[1:]).flatten(1).sum(1) * value.log()
+    def observed_eigenvalues(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.mask.expand(-1, *like.shape[1:]).flatten(1)
+        return seen.to(like.dtype), seen
 
 
 def _same(y: Tensor) -> Tensor:
