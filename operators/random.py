@@ -72,10 +72,9 @@ def _draw(
     if generator is None or isinstance(generator, torch.Generator):
         one = generator or _fresh()
         drawn = function(tuple(shape), generator=one, dtype=dtype, device=one.device)
-    elif len(generator) == 0:
-        drawn = torch.empty(tuple(shape), dtype=dtype)
     else:
-        drawn = torch.empty(tuple(shape), dtype=dtype, device=generator[0].device)
+        own = generator[0].device if generator else device
+        drawn = torch.empty(tuple(shape), dtype=dtype, device=own)
         for row, g in zip(drawn, generator, strict=True):
             function(row.shape, generator=g, out=row)
     return drawn.to(device)
@@ -117,8 +116,5 @@ def poisson(rate: Tensor, generator: Generators) -> Tensor:
     if generator is None or isinstance(generator, torch.Generator):
         one = generator or _fresh()
         return torch.poisson(rate.to(one.device), generator=one).to(rate.device)
-    rows = [
-        torch.poisson(r.to(g.device), generator=g).to(rate.device)
-        for r, g in zip(rate, generator, strict=True)
-    ]
-    return torch.stack(rows) if rows else torch.empty_like(rate)
+    rows = [poisson(r[None], g) for r, g in zip(rate, generator, strict=True)]
+    return torch.cat(rows) if rows else torch.empty_like(rate)
