@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,14 +14,17 @@ from genprior.operators.linear.spectrum import Map, Spectrum
 
 
 class _Convolution(LinearOperator):
-    """A circular convolution with a kernel that is centred at (h // 2, w // 2), at every
-    `factor`-th pixel from `offsets` on."""
+    """A circular convolution with a kernel centred at (h // 2, w // 2), of which y keeps a part.
+
+    Every `factor`-th row and column from `offsets` on is measured, but for `lost` of them.
+    """
 
     kernel: Tensor
     factor: int = 1
     offsets: tuple[int, int] = (0, 0)
+    lost: tuple[int, int] = (0, 0)
 
-    def __init__(self, kernel: Tensor, image_shape: Shape, measurement_shape: Shape) -> None:
+    def __init__(self, kernel: Tensor, image_shape: Shape) -> None:
         if kernel.ndim != 2 or not kernel.is_floating_point() or not kernel.isfinite().all():
             raise ValueError(
                 "kernel must be finite, floating point and (h, w), not "
@@ -28,9 +32,43 @@ class _Convolution(LinearOperator):
             )
         if len(image_shape) != 3:
             raise ValueError(f"image_shape must be (C, H, W), not {tuple(image_shape)}")
-        super().__init__(image_shape, measurement_shape)
+        super().__init__(image_shape, image_shape)
         self.register_buffer("kernel", kernel)
         self._check_size(image_shape[1:])
+
+    def _keep(
+        self, offsets: tuple[int, int], *, factor: int = 1, lost: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Measure a part only."""
+        self.offsets, self.factor, self.lost = offsets, factor, lost
+        sides = zip(self.image_shape[1:], lost, strict=True)
+        measured = (None if n is None else self._measured(n, less) for n, less in sides)
+        self.measurement_shape = (self.image_shape[0], *measured)
+
+    def _measured(self, n: int, lost: int) -> int:
+        """How many of `n` rows or columns are measured."""
+        if (n - lost) % self.factor:
+            raise ValueError(
+                f"the factor {self.factor} does not divide the image's side {n}: crop it"
+            )
+        return (n - lost) // self.factor
+
+    def _kept(self, size: Sequence[int]) -> tuple[slice, ...]:
+        """Which rows and columns of images of `size` are measured."""
+        return tuple(
+            slice(start, start + self._measured(n, lost) * self.factor, self.factor)
+            for start, n, lost in zip(self.offsets, size, self.lost, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x)[(..., *self._kept(x.shape[-2:]))]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        sides = zip(y.shape[-2:], self.lost, strict=True)
+        size = [n * self.factor + lost for n, lost in sides]
+        x = y.new_zeros(*y.shape[:-2], *size)
+        x[(..., *self._kept(size))] = y
+        return self._convolve(x, adjoint=True)
 
     def _transfer(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Fourier transform (H, W // 2 + 1) of the kernel on an image of `size`."""
@@ -123,32 +161,12 @@ class Blur(_Convolution):
     ) -> None:
         if boundary not in ("circular", "valid"):
             raise ValueError(f'boundary must be "circular" or "valid", not {boundary!r}')
-        shape = tuple(image_shape)
-        if boundary == "valid" and kernel.ndim == 2:
-            lost = (0, kernel.shape[0] - 1, kernel.shape[1] - 1)
-            shape = tuple(
-                None if n is None else n - less for n, less in zip(shape, lost, strict=False)
-            )
-        super().__init__(kernel, image_shape, shape)
+        super().__init__(kernel, image_shape)
         self.boundary = boundary
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self._convolve(x)
-        if self.boundary == "circular":
-            return y
-        top, bottom, left, right = self._margins()
-        return y[..., top : y.shape[-2] - bottom, left : y.shape[-1] - right]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        if self.boundary == "valid":
-            top, bottom, left, right = self._margins()
-            y = torch.nn.functional.pad(y, (left, right, top, bottom))
-        return self._convolve(y, adjoint=True)
-
-    def _margins(self) -> tuple[int, int, int, int]:
-        """Rows and columns next to the borders that the kernel wraps around."""
-        h, w = self.kernel.shape
-        return h - 1 - h // 2, h // 2, w - 1 - w // 2, w // 2
+        if boundary == "valid":
+            # Without the rows and columns next to the borders that the kernel wraps around.
+            h, w = kernel.shape
+            self._keep((h - 1 - h // 2, w - 1 - w // 2), lost=(h - 1, w - 1))
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
         return None if self.boundary == "valid" else super().spectrum(like)
@@ -170,33 +188,9 @@ class Downsampling(_Convolution):
             raise ValueError(f"factor must be a whole number >= 1, not {factor!r}")
         if kernel is None:
             kernel = torch.full((factor, factor), 1 / factor**2, dtype=torch.float64)
-        small = tuple(
-            n if n is None or i == 0 else self._divide(n, factor)
-            for i, n in enumerate(image_shape)
-        )
-        super().__init__(kernel, image_shape, small)
-        self.factor = factor
-        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
-        self.offsets = top, left
-
-    @staticmethod
-    def _divide(n: int, factor: int) -> int:
-        if n % factor:
-            raise ValueError(f"the factor {factor} does not divide the image's side {n}: crop it")
-        return n // factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        for n in x.shape[-2:]:
-            self._divide(n, self.factor)
-        top, left = self.offsets
-        return self._convolve(x)[..., top :: self.factor, left :: self.factor]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        top, left = self.offsets
-        height, width = (n * self.factor for n in y.shape[-2:])
-        x = y.new_zeros(*y.shape[:-2], height, width)
-        x[..., top :: self.factor, left :: self.factor] = y
-        return self._convolve(x, adjoint=True)
+        super().__init__(kernel, image_shape)
+        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in kernel.shape)
+        self._keep((top, left), factor=factor)
 
 
 def _complex(dtype: torch.dtype) -> torch.dtype:
