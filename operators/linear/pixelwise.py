@@ -68,11 +68,9 @@ class Inpainting(_Pixelwise):
         if empty:
             raise ValueError(f"mask measures nothing: all False for image(s) {empty[:8]}")
         _, channels, height, width = mask.shape
-        if image_shape is None:
-            image_shape = (None if channels == 1 else channels, height, width)
-        if not fits((None if channels == 1 else channels, height, width), image_shape) or (
-            channels > 1 and image_shape[0] is None
-        ):
+        own = (None if channels == 1 else channels, height, width)
+        image_shape = own if image_shape is None else image_shape
+        if not fits(own, image_shape) or (channels > 1 and image_shape[0] is None):
             raise ValueError(
                 f"mask {tuple(mask.shape)} does not fit images {tuple(image_shape)}: give it the "
                 "same height and width, and one channel or as many as the image"
