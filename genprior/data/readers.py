@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import inspect
 import math
 import os
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genprior.data.files import EXTRA, SUFFIXES, UNREAD, refusal
-from genprior.operators.files import ARRAY, FILE, read_bytes, regular_file
+from genprior.operators.files import ARRAY, FILE, extra, read_bytes, regular_file
 from genprior.operators.files.picture import Picture, declared, decode
 
 _TAR = (".tar", ".tar.gz", ".tgz")
@@ -229,15 +228,8 @@ def _read_npz(path: Path, split: str) -> np.ndarray:
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _extra(what: str, library: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise ValueError(f"{what} needs {library}: pip install genprior[formats]") from error
-
-
 def _read_hdf5(path: Path, split: str) -> np.ndarray:
-    h5py = _extra("HDF5", "h5py")
+    h5py = extra("HDF5", "h5py")
     found: dict[str, int] = {}
 
     def look(name: str, item: Any) -> None:
@@ -251,7 +243,7 @@ def _read_hdf5(path: Path, split: str) -> np.ndarray:
 
 def _read_nifti(path: Path) -> np.ndarray:
     """Read the slices across the last axis of a volume (X, Y, Z), as (Z, Y, X)."""
-    nibabel = _extra("NIfTI", "nibabel")
+    nibabel = extra("NIfTI", "nibabel")
     broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         volume = nibabel.load(path)

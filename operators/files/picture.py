@@ -8,7 +8,8 @@ import struct
 import tokenize
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from genprior.operators.files import PIXELS, read_bytes
+from genprior.operators.files import PIXELS, extra, read_bytes
 from genprior.operators.files.deep import (
     Deep,
     check_size,
@@ -85,18 +87,12 @@ def decode(data: bytes, name: str, *, managed: bool = True) -> Picture:
     """
     if not data:
         raise ValueError(f"{name} is empty (0 bytes), not an image")
-    try:
+    with _named(data, name):
         if name.lower().endswith(".npy"):
-            values = channels_first(np.load(_checked_npy(data), allow_pickle=False))
-            check_size(*values.shape[1:])
-            if values.dtype.kind not in "buif":
-                raise ValueError(f"pixels must be numbers, not {values.dtype}")
-            return Picture(values, 8 * values.itemsize, "NPY")
+            return _from_npy(data)
         if data[128:132] == b"DICM":
             return _from_dicom(data)
         return _from_image(data, managed)
-    except _UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
 
 
 def header_size(data: bytes, name: str) -> tuple[int, int] | None:
@@ -105,38 +101,50 @@ def header_size(data: bytes, name: str) -> tuple[int, int] | None:
     Raises:
         ValueError: It is more than is read.
     """
+    with _named(data, name), suppress(UnidentifiedImageError), _opened(data) as image:
+        check_size(image.height, image.width)
+        return image.height, image.width
+
+
+@contextmanager
+def _named(data: bytes, name: str) -> Iterator[None]:
+    """Say which file it was that cannot be read, and why."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-                check_size(image.height, image.width)
-                return image.height, image.width
-    except UnidentifiedImageError:
-        return None
+        yield
     except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
 
 
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open with Pillow, without its warnings of odd metadata and large images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
+            yield image
+
+
 def declared(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
     """Read the header of a .npy: the shape of its array, and how many bytes of values follow."""
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+    version = npy.read_magic(file)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in read:
         raise ValueError(f"its version {version} of .npy is not read")
     shape, _, dtype = read[version](file)
     return shape, dtype.itemsize * math.prod(shape)
 
 
-def _checked_npy(data: bytes) -> io.BytesIO:
-    """Refuse an array whose header declares more than there is: it would be made room for."""
+def _from_npy(data: bytes) -> Picture:
     file = io.BytesIO(data)
     _, size = declared(file)
-    if size > len(data) - file.tell():
-        raise ValueError(f"its header declares {size} bytes, {len(data) - file.tell()} came")
-    return io.BytesIO(data)
+    came = len(data) - file.tell()
+    if size > came:  # it would be made room for
+        raise ValueError(f"its header declares {size} bytes, {came} came")
+    values = channels_first(np.load(io.BytesIO(data), allow_pickle=False))
+    check_size(*values.shape[1:])
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"pixels must be numbers, not {values.dtype}")
+    return Picture(values, 8 * values.itemsize, "NPY")
 
 
 def _reason(data: bytes, error: Exception) -> str:
@@ -149,27 +157,20 @@ def _reason(data: bytes, error: Exception) -> str:
 
 
 def _from_image(data: bytes, managed: bool) -> Picture:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's own, on odd metadata and large images
-        try:
-            file = Image.open(io.BytesIO(data), formats=_known_formats())
-        except UnidentifiedImageError:
-            if data[:4] not in _TIFF:
-                raise
-            deep = read_tiff(data)  # more samples or bits than Pillow has modes for
-            return Picture(_on_white(deep), deep.depth, "TIFF", notes=deep.notes)
-        with file as image:
+    try:
+        with _opened(data) as image:
             check_size(image.height, image.width)
-            form = image.format or ""
-            about = {
-                "form": "JPEG" if form == "MPO" else form,
-                "dpi": _dpi(image),
-                "steps": _steps(image),
-            }
+            form = "JPEG" if image.format == "MPO" else image.format or ""
+            dpi, steps = _dpi(image), _steps(image)
             deep = _deep(image, data)
             picture = _from_deep(image, deep) if deep else _from_pillow(image, managed)
             notes = picture.notes + tuple(_left_out(image, data))
-    return replace(picture, notes=notes, **about)
+            return replace(picture, notes=notes, form=form, dpi=dpi, steps=steps)
+    except UnidentifiedImageError:
+        if data[:4] not in _TIFF:
+            raise
+        deep = read_tiff(data)  # more samples or bits than Pillow has modes for
+        return Picture(_on_white(deep), deep.depth, "TIFF", notes=deep.notes)
 
 
 @cache
@@ -182,10 +183,7 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def _from_dicom(data: bytes) -> Picture:
-    try:
-        pydicom = import_module("pydicom")
-    except ImportError as error:
-        raise ValueError("DICOM needs pydicom: pip install genprior[formats]") from error
+    pydicom = extra("DICOM", "pydicom")
     try:
         file = pydicom.dcmread(io.BytesIO(data))
         if file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1:
@@ -302,15 +300,12 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
     name = _profile_name(profile) if profile else ""
     if "sRGB" in name and image.mode in ("L", "RGB"):
         return image, ""
+    if image.mode == "CMYK" and not profile:
+        return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
     try:
-        if profile:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        elif image.mode == "LAB":
-            source = ImageCms.createProfile("LAB")
-        else:
-            return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
+        source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
         srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.buildTransform(source, srgb, image.mode, "RGB").apply(image)
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
         if image.mode == "LAB":
             raise ValueError(f"its Lab colours cannot be converted: {error}") from error
@@ -322,9 +317,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
 
 def _profile_name(profile: bytes) -> str:
     try:
-        return ImageCms.getProfileDescription(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        ).strip()
+        return ImageCms.getProfileDescription(io.BytesIO(profile)).strip()
     except (ImageCms.PyCMSError, OSError):
         return "damaged"
 
