@@ -26,6 +26,10 @@ _TAR = (".tar", ".tar.gz", ".tgz")
 _VOLUMES = (".h5", ".hdf5", ".nii", ".nii.gz")
 _ARCHIVES = (*_TAR, ".npz", ".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", *_VOLUMES)
 _IMAGES = SUFFIXES | EXTRA.keys() | UNREAD
+_UNREADABLE = (
+    *(OSError, EOFError, LookupError, ValueError, RuntimeError, ImportError),
+    *(zlib.error, struct.error, zipfile.BadZipFile),
+)
 
 
 class File(NamedTuple):
@@ -56,9 +60,7 @@ def open_source(source: str | Path, split: str) -> list[File] | np.ndarray:
         return [_single(path.name, path)]
     try:
         array = _read_array(path, split)
-    except (OSError, EOFError, LookupError, ValueError, RuntimeError, ImportError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    except (zlib.error, struct.error, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return _images_first(array, path)
 
@@ -304,7 +306,7 @@ def _from_torchvision(name: str, split: str) -> list[File]:
 
     def read(index: int) -> Picture:
         image = dataset[index][0]
-        array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        return Picture(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        return Picture(np.atleast_3d(image).transpose(2, 0, 1))
 
     return [File(f"{name}[{i}]", lambda i=i: read(i)) for i in range(len(dataset))]

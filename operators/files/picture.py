@@ -163,14 +163,18 @@ def _from_image(data: bytes, managed: bool) -> Picture:
             form = "JPEG" if image.format == "MPO" else image.format or ""
             dpi, steps = _dpi(image), _steps(image)
             deep = _deep(image, data)
-            picture = _from_deep(image, deep) if deep else _from_pillow(image, managed)
+            if deep:
+                turn = image.getexif().get(0x0112, 1) if form == "PNG" else 1
+                picture = _from_deep(deep, image.info.get("icc_profile"), turn)
+            else:
+                picture = _from_pillow(image, managed)
             notes = picture.notes + tuple(_left_out(image, data))
             return replace(picture, notes=notes, form=form, dpi=dpi, steps=steps)
     except UnidentifiedImageError:
         if data[:4] not in _TIFF:
             raise
-        deep = read_tiff(data)  # more samples or bits than Pillow has modes for
-        return Picture(_on_white(deep), deep.depth, "TIFF", notes=deep.notes)
+        # more samples or bits than Pillow has modes for
+        return replace(_from_deep(read_tiff(data)), form="TIFF")
 
 
 @cache
@@ -230,33 +234,22 @@ def _deep(image: Image.Image, data: bytes) -> Deep | None:
     return Deep(65535 - values if white_is_least else values, None, depth)  # already upright
 
 
-def _from_deep(image: Image.Image, deep: Deep) -> Picture:
-    profile = image.info.get("icc_profile")
-    notes = deep.notes
+_LAID_ON_WHITE = ("its transparent pixels are laid on white",)
+
+
+def _from_deep(deep: Deep, profile: bytes | None = None, turn: int = 1) -> Picture:
+    values, alpha, depth, notes = deep
     if profile and "sRGB" not in (name := _profile_name(profile)):
-        notes += (f"its colour profile ({name}) is not applied to {deep.depth} bits",)
-    if image.format == "PNG":
-        turn = image.getexif().get(0x0112, 1)
-        alpha = None if deep.alpha is None else upright(deep.alpha, turn)
-        deep = deep._replace(values=upright(deep.values, turn), alpha=alpha)
-    seen_through = deep.alpha is not None and bool((deep.alpha < 1).any())
-    if seen_through:
-        notes += (_LAID_ON_WHITE,)
+        notes += (f"its colour profile ({name}) is not applied to {depth} bits",)
+    transparent = alpha is not None and bool((alpha < 1).any())
+    if transparent:
+        white = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+        laid = values * alpha + white * (1 - alpha)
+        values = (laid if white == 1 else np.rint(laid)).astype(values.dtype)
+        notes += _LAID_ON_WHITE
     return Picture(
-        _on_white(deep), deep.depth, profile=profile, transparent=seen_through, notes=notes
+        upright(values, turn), depth, profile=profile, transparent=transparent, notes=notes
     )
-
-
-_LAID_ON_WHITE = "its transparent pixels are laid on white"
-
-
-def _on_white(deep: Deep) -> np.ndarray:
-    if deep.alpha is None:
-        return deep.values
-    whole = deep.values.dtype.kind in "iu"
-    white = np.iinfo(deep.values.dtype).max if whole else 1
-    laid = deep.values * deep.alpha + white * (1 - deep.alpha)
-    return (np.rint(laid) if whole else laid).astype(deep.values.dtype)
 
 
 def _from_pillow(image: Image.Image, managed: bool) -> Picture:
@@ -266,33 +259,24 @@ def _from_pillow(image: Image.Image, managed: bool) -> Picture:
     image.load()
     image = ImageOps.exif_transpose(image)
     grey = image.mode in ("1", "L", "LA", "La")
-    notes: list[str] = []
+    transparent, notes = False, ()
     if image.mode in ("I", "F"):  # plain PGM of 16 bits, PFM
         values = np.asarray(image)[None]
         return Picture(values, 32) if image.mode == "F" else Picture(values.astype(np.uint16), 16)
     if image.has_transparency_data:
-        image, seen_through = _flattened(image)
-        notes += [_LAID_ON_WHITE] if seen_through else []
+        full = image.convert("RGBA")
+        alpha = full.getchannel("A")
+        image = Image.new("RGB", full.size, "white")
+        image.paste(full, mask=alpha)
+        transparent = alpha.getextrema() != (255, 255)
+        notes += _LAID_ON_WHITE if transparent else ()
     if image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("L" if grey else "RGB")
-    transparent = bool(notes)
     if image.mode in ("CMYK", "LAB") or (profile and managed):
         image, note = _in_srgb(image, profile)
-        notes += [note] if note else []
-    values = np.asarray(image.convert("L") if grey and image.mode != "L" else image)
-    values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    return Picture(values, depth, transparent=transparent, notes=tuple(notes))
-
-
-def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Lay an image on white, and say whether anything of it was seen through."""
-    full = image.convert("RGBA")
-    alpha = full.getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return full.convert("RGB"), False
-    laid = Image.new("RGB", image.size, "white")
-    laid.paste(full, mask=alpha)
-    return laid, True
+        notes += (note,) if note else ()
+    values = np.atleast_3d(image.convert("L") if grey else image).transpose(2, 0, 1)
+    return Picture(values, depth, transparent=transparent, notes=notes)
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
