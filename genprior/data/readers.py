@@ -20,7 +20,7 @@ import numpy as np
 
 from genprior.data.files import EXTRA, SUFFIXES, UNREAD, refusal
 from genprior.operators.files import ARRAY, FILE, extra, read_bytes, regular_file
-from genprior.operators.files.picture import Picture, declared, decode
+from genprior.operators.files.picture import Picture, channels_first, declared, decode
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _VOLUMES = (".h5", ".hdf5", ".nii", ".nii.gz")
@@ -59,10 +59,9 @@ def open_source(source: str | Path, split: str) -> list[File] | np.ndarray:
     if path.suffix.lower() in _IMAGES:
         return [_single(path.name, path)]
     try:
-        array = _read_array(path, split)
+        return channels_first(_read_array(path, split), stacked=True)
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    return _images_first(array, path)
 
 
 def _single(name: str, path: Path) -> File:
@@ -277,20 +276,6 @@ def _read_idx(path: Path) -> np.ndarray:
     if len(content) != size:
         raise ValueError(f"{len(content)} bytes or more came for {size} pixels")
     return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _images_first(array: np.ndarray, path: Path) -> np.ndarray:
-    """Bring an array to (N, C, H, W); of the axes that may be channels the shorter one is."""
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] <= array.shape[1]:
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or 0 in array.shape:
-        raise ValueError(
-            f"{path}: an array (N, H, W), (N, H, W, C) or (N, C, H, W) was expected, "
-            f"{array.shape} came"
-        )
-    return array
 
 
 def _from_torchvision(name: str, split: str) -> list[File]:

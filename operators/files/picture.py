@@ -355,14 +355,20 @@ def _steps(image: Image.Image) -> np.ndarray | None:
 # Values
 
 
-def channels_first(array: np.ndarray) -> np.ndarray:
-    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W)."""
-    if array.ndim == 2:
-        array = array[None]
-    elif array.ndim == 3 and array.shape[-1] <= array.shape[0]:
-        array = array.transpose(2, 0, 1)
-    if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"(H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came")
+def channels_first(array: np.ndarray, *, stacked: bool = False) -> np.ndarray:
+    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W), behind a first axis N if `stacked`.
+
+    Of the axes that may be channels the shorter one is.
+    """
+    first = int(stacked)
+    if array.ndim == first + 2:
+        array = np.expand_dims(array, first)
+    elif array.ndim == first + 3 and array.shape[-1] <= array.shape[first]:
+        array = np.moveaxis(array, -1, first)
+    if array.ndim != first + 3 or 0 in array.shape:
+        n = "N, " if stacked else ""
+        wanted = f"({n}H, W), ({n}H, W, C) or ({n}C, H, W)"
+        raise ValueError(f"{wanted} was expected, {array.shape} came")
     return array
 
 
