@@ -113,7 +113,8 @@ def _probe(
 ) -> tuple[tuple[int, ...], list[torch.dtype]]:
     """Shape of a measurement, and which float dtypes `physics` keeps."""
     device = next((b.device for b in physics.buffers()), torch.device("cpu"))
-    shape, dtypes, failure = (), [], None
+    shape: tuple[int, ...] = ()
+    dtypes, failure = [], None
     for dtype in (torch.float64, torch.float32):
         try:
             y = _measure(physics, torch.zeros(1, *image_shape, dtype=dtype, device=device))

@@ -292,6 +292,6 @@ def _from_torchvision(name: str, split: str) -> list[File]:
     def read(index: int) -> Picture:
         image = dataset[index][0]
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
-        return Picture(np.atleast_3d(image).transpose(2, 0, 1))
+        return Picture(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
 
     return [File(f"{name}[{i}]", lambda i=i: read(i)) for i in range(len(dataset))]

@@ -241,8 +241,9 @@ def _from_deep(deep: Deep, profile: bytes | None = None, turn: int = 1) -> Pictu
     values, alpha, depth, notes = deep
     if profile and "sRGB" not in (name := _profile_name(profile)):
         notes += (f"its colour profile ({name}) is not applied to {depth} bits",)
-    transparent = alpha is not None and bool((alpha < 1).any())
-    if transparent:
+    transparent = False
+    if alpha is not None and (alpha < 1).any():
+        transparent = True
         white = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
         laid = values * alpha + white * (1 - alpha)
         values = (laid if white == 1 else np.rint(laid)).astype(values.dtype)
@@ -275,7 +276,8 @@ def _from_pillow(image: Image.Image, managed: bool) -> Picture:
     if image.mode in ("CMYK", "LAB") or (profile and managed):
         image, note = _in_srgb(image, profile)
         notes += (note,) if note else ()
-    values = np.atleast_3d(image.convert("L") if grey else image).transpose(2, 0, 1)
+    values = np.asarray(image.convert("L") if grey else image)
+    values = np.atleast_3d(values).transpose(2, 0, 1)
     return Picture(values, depth, transparent=transparent, notes=notes)
 
 
@@ -289,7 +291,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
     try:
         source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
         srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+        converted = ImageCms.buildTransform(source, srgb, image.mode, "RGB").apply(image)
     except (ImageCms.PyCMSError, OSError) as error:
         if image.mode == "LAB":
             raise ValueError(f"its Lab colours cannot be converted: {error}") from error

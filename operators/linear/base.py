@@ -165,7 +165,8 @@ class LinearOperator(Operator):
                 "images"
             )
         gram = self._dense(lambda operator, e: operator(operator.adjoint(e)), shape, like)
-        return dense_spectrum(*torch.linalg.eigh(gram), tuple(shape))
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        return dense_spectrum(eigenvalues, vectors, tuple(shape))
 
     def _dense(
         self, apply: Callable[[Self, Tensor], Tensor], shape: torch.Size, like: Tensor
