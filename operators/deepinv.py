@@ -113,26 +113,25 @@ def _probe(
 ) -> tuple[tuple[int, ...], list[torch.dtype]]:
     """Shape of a measurement, and which float dtypes `physics` keeps."""
     device = next((b.device for b in physics.buffers()), torch.device("cpu"))
-    shape: tuple[int, ...] = ()
-    dtypes, failure = [], None
-    for dtype in (torch.float64, torch.float32):
+    found, failure = {}, None
+    for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(1, *image_shape, dtype=dtype, device=device)
         try:
-            y = _measure(physics, torch.zeros(1, *image_shape, dtype=dtype, device=device))
+            found[dtype] = _measure(physics, x)
         except (RuntimeError, ValueError, IndexError) as error:
             failure = error
-        else:
-            shape = tuple(y.shape)
-            dtypes = [dtype, *dtypes] if y.dtype == dtype else dtypes
+    dtypes = [dtype for dtype, y in found.items() if y.dtype == dtype]
     if not dtypes:
         raise ValueError(
             f"{type(physics).__name__} cannot serve images {image_shape}: {failure}"
         ) from failure
-    if shape[0] != 1:
+    rows, *shape = found[dtypes[0]].shape
+    if rows != 1:
         raise ValueError(
-            f"{type(physics).__name__} made {shape[0]} measurements of one image: parameters of "
-            "its own for each image are not served; share them, or pass one image at a time"
+            f"{type(physics).__name__} made {rows} measurements of one image: parameters of its "
+            "own for each image are not served; share them, or pass one image at a time"
         )
-    return shape[1:], dtypes
+    return tuple(shape), dtypes
 
 
 def _measure(physics: Physics, x: Tensor) -> Tensor:
