@@ -35,6 +35,11 @@ def fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
     )
 
 
+def zero_unobserved(values: Tensor, observed: Tensor | None) -> Tensor:
+    """Return `values` with zeros where nothing is observed; None observes everything."""
+    return values if observed is None else torch.where(observed, values, 0.0)
+
+
 def per_row(value: PerImage, like: Tensor) -> Tensor:
     """Shape a float or a (B,) tensor so that it broadcasts against `like` (B, ...)."""
     if not (isinstance(value, Tensor) and value.dtype == like.dtype):
@@ -74,8 +79,7 @@ class Operator(nn.Module, ABC):
 
     def keep_observed(self, y: Tensor) -> Tensor:
         """Return y with zeros where nothing is observed."""
-        observed = self.observed
-        return y if observed is None else torch.where(observed, y, 0.0)
+        return zero_unobserved(y, self.observed)
 
     @property
     def rows(self) -> int | None:

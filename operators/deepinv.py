@@ -77,16 +77,15 @@ class LinearPhysicsOperator(PhysicsOperator, LinearOperator):
         super().__init__(physics, image_shape)
         generator = torch.Generator().manual_seed(0)
         like = self._example(None).to(self._dtypes[-1])
-        options = {"dtype": like.dtype, "device": like.device}
-        x = normal((1, *concrete(self.image_shape)), generator, **options)
-        y = normal(like.shape, generator, **options)
+        x = normal((1, *concrete(self.image_shape)), generator).to(like)
+        y = normal(like.shape, generator).to(like)
         ax = self(x)
-        error = (torch.sum(ax * y) - torch.sum(x * self.adjoint(y))).abs()
-        if error > 1e-3 * ax.norm() * y.norm():
+        error = (torch.sum(ax * y) - torch.sum(x * self.adjoint(y))).abs() / ax.norm() / y.norm()
+        if error > 1e-3:
             raise ValueError(
                 f"the derivative of {type(physics).__name__} is not its transpose (relative "
-                f"error {float(error / (ax.norm() * y.norm())):.1g}); build it with an exact "
-                "adjoint, such as Tomography's adjoint_via_backprop=True"
+                f"error {float(error):.1g}); build it with an exact adjoint, such as "
+                "Tomography's adjoint_via_backprop=True"
             )
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -114,21 +113,19 @@ def _probe(
 ) -> tuple[tuple[int, ...], list[torch.dtype]]:
     """Shape of a measurement, and which float dtypes `physics` keeps."""
     device = next((b.device for b in physics.buffers()), torch.device("cpu"))
-    shapes, dtypes, failure = [], [], None
+    found, failure = {}, None
     for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(1, *image_shape, dtype=dtype, device=device)
         try:
-            y = _measure(physics, torch.zeros(1, *image_shape, dtype=dtype, device=device))
+            found[dtype] = _measure(physics, x)
         except (RuntimeError, ValueError, IndexError) as error:
             failure = error
-            continue
-        shapes.append(tuple(y.shape))
-        if y.dtype == dtype:
-            dtypes.append(dtype)
+    dtypes = [dtype for dtype, y in found.items() if y.dtype == dtype]
     if not dtypes:
         raise ValueError(
             f"{type(physics).__name__} cannot serve images {image_shape}: {failure}"
         ) from failure
-    rows, *shape = shapes[0]
+    rows, *shape = found[dtypes[0]].shape
     if rows != 1:
         raise ValueError(
             f"{type(physics).__name__} made {rows} measurements of one image: parameters of its "

@@ -91,14 +91,9 @@ def _drawn(path: Tensor) -> Tensor:
     """Spread points (n, 2), relative to the centre, over the pixels around them, bilinearly."""
     reach = int(path.abs().max().ceil()) + 1
     n = 2 * reach + 1
-    position = path + reach
-    corner = position.floor().long()
-    part = position - corner
-    kernel = torch.zeros(n, n, dtype=torch.float64)
-    for i in (0, 1):
-        for j in (0, 1):
-            share = (part[:, 0] if i else 1 - part[:, 0]) * (part[:, 1] if j else 1 - part[:, 1])
-            kernel.index_put_((corner[:, 0] + i, corner[:, 1] + j), share, accumulate=True)
+    places = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    y, x = (1 - (path[..., None] - places).abs()).clamp(min=0).unbind(dim=1)
+    kernel = y.T @ x
     used = kernel.nonzero()
     margin = int(torch.minimum(used.amin(0), n - 1 - used.amax(0)).min())
     return _normalised(kernel[margin : n - margin, margin : n - margin].contiguous())

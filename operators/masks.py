@@ -76,17 +76,16 @@ def half(
 ) -> Tensor:
     """One half of the image is missing; of an odd side, the smaller one."""
     height, width = _shape(shape)
-    mask = torch.ones(1, height, width, dtype=torch.bool)
-    places = {
-        "left": (slice(None), slice(None, width // 2)),
-        "right": (slice(None), slice(width - width // 2, None)),
-        "top": (slice(None, height // 2), slice(None)),
-        "bottom": (slice(height - height // 2, None), slice(None)),
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    measured = {
+        "left": x >= width // 2,
+        "right": x < width - width // 2,
+        "top": y >= height // 2,
+        "bottom": y < height - height // 2,
     }
-    if missing not in places:
-        raise ValueError(f"missing must be one of {', '.join(places)}, not {missing!r}")
-    mask[(0, *places[missing])] = False
-    return mask
+    if missing not in measured:
+        raise ValueError(f"missing must be one of {', '.join(measured)}, not {missing!r}")
+    return measured[missing].expand(1, height, width).clone()
 
 
 def stripes(
@@ -133,16 +132,12 @@ def strokes(
     piece = (0.4 + 0.6 * drawn[..., 6:7]) * min(height, columns) / 4
     moves = torch.stack([heading.sin() * piece, heading.cos() * piece], dim=-1)
     corners = torch.cat([start, start + moves.cumsum(-2)], dim=-2)
-    pixels = torch.stack(
-        torch.meshgrid(
-            torch.arange(height, dtype=torch.float64) + 0.5,
-            torch.arange(columns, dtype=torch.float64) + 0.5,
-            indexing="ij",
-        ),
-        dim=-1,
-    )
+    pixels = torch.cartesian_prod(torch.arange(height), torch.arange(columns)) + 0.5
+    pixels = pixels.double().view(height, columns, 2)
     far = torch.stack([_distance(pixels, c).amin(0) > width / 2 for c in corners.flatten(1, 2)])
-    return _counted(_left_something(far), count)
+    if not bool(far.flatten(1).any(1).all()):
+        raise ValueError("the strokes cover a whole image: draw fewer or thinner ones")
+    return _counted(far, count)
 
 
 def from_file(
@@ -203,10 +198,3 @@ def _distance(pixels: Tensor, corners: Tensor) -> Tensor:
     share = ((pixels - start) * along).sum(-1) / along.square().sum(-1)
     nearest = start + share.clamp(0, 1)[..., None] * along
     return (pixels - nearest).square().sum(-1).sqrt()
-
-
-def _left_something(masks: Tensor) -> Tensor:
-    """Fail clearly where strokes cover a whole image."""
-    if not bool(masks.flatten(1).any(1).all()):
-        raise ValueError("the strokes cover a whole image: draw fewer or thinner ones")
-    return masks

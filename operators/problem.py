@@ -64,11 +64,7 @@ class Problem:
                 f"x has shape {tuple(x.shape)}, but {type(operator).__name__} takes images "
                 f"{_batched(operator.image_shape)}"
             )
-        if operator.rows not in (None, len(x)):
-            raise ValueError(
-                f"x holds {len(x)} images, but the operator's per-image state is for "
-                f"{operator.rows}: pass one for each, or one shared by all"
-            )
+        _check_rows(f"x holds {len(x)} images", len(x), operator=operator)
         clean = operator(x)
         y = noise.sample(clean, observed=operator.observed, generator=generator)
         return Problem(y, operator, noise)
@@ -190,19 +186,14 @@ class Problem:
     def _trusted(y: Tensor, operator: Operator, noise: Noise) -> Problem:
         """Build from parts of a problem that was checked; solvers take rows at every step."""
         problem = object.__new__(Problem)
-        for name, value in (("y", y), ("operator", operator), ("noise", noise)):
-            object.__setattr__(problem, name, value)
+        vars(problem).update(y=y, operator=operator, noise=noise)
         return problem
 
     def _check_types(self) -> None:
-        checks: list[tuple[str, Any, type]] = [
-            ("y", self.y, Tensor),
-            ("operator", self.operator, Operator),
-            ("noise", self.noise, Noise),
-        ]
-        for name, value, kind in checks:
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, not a {type(value).__name__}")
+        for name, kind in {"y": Tensor, "operator": Operator, "noise": Noise}.items():
+            came = type(getattr(self, name))
+            if not issubclass(came, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, not a {came.__name__}")
         if not self.y.is_floating_point():
             raise TypeError(f"y must be floating point, not {self.y.dtype}: call y.float()")
 
@@ -213,12 +204,9 @@ class Problem:
                 f"y has shape {tuple(self.y.shape)}, but {type(self.operator).__name__} measures "
                 f"{_batched(expected)} with B >= 1"
             )
-        for name, rows in (("operator", self.operator.rows), ("noise", self.noise.rows)):
-            if rows not in (None, len(self.y)):
-                raise ValueError(
-                    f"y holds {len(self.y)} measurements, but the {name}'s per-image state is "
-                    f"for {rows}: pass one for each, or one shared by all"
-                )
+        count = len(self.y)
+        holds = f"y holds {count} measurements"
+        _check_rows(holds, count, operator=self.operator, noise=self.noise)
 
     def _check_devices(self) -> None:
         parts = {"y": self.y.device}
@@ -259,6 +247,16 @@ class Decoded(Operator):
 
     def take(self, index: Tensor) -> Self:
         return self if self.rows is None else self._copy_with(operator=self.operator.take(index))
+
+
+def _check_rows(holds: str, count: int, **parts: Operator | Noise) -> None:
+    """Refuse parts whose per-image state is not for `count` images."""
+    for name, part in parts.items():
+        if part.rows not in (None, count):
+            raise ValueError(
+                f"{holds}, but the {name}'s per-image state is for {part.rows}: pass one for "
+                "each, or one shared by all"
+            )
 
 
 def _short(value: Any) -> str:

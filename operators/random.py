@@ -47,10 +47,9 @@ def spawn(
     second one the seed of the one before, and makes it `Mirrored`.
     """
     check_generators(generator, count)
-    if generator is None or isinstance(generator, torch.Generator):
-        parents: Sequence[torch.Generator] = [generator or _fresh()] * count
-    else:
-        parents = generator
+    parents = generator
+    if not isinstance(parents, Sequence):
+        parents = [parents or _fresh()] * count
     children = []
     for parent in parents:
         seeds = torch.randint(2**63 - 1, (per,), generator=parent, device=parent.device).tolist()
@@ -69,13 +68,12 @@ def _draw(
     device: torch.device | str,
 ) -> Tensor:
     check_generators(generator, shape[0])
-    if generator is None or isinstance(generator, torch.Generator):
+    if not isinstance(generator, Sequence):
         one = generator or _fresh()
         drawn = function(tuple(shape), generator=one, dtype=dtype, device=one.device)
-    elif len(generator) == 0:
-        drawn = torch.empty(tuple(shape), dtype=dtype)
     else:
-        drawn = torch.empty(tuple(shape), dtype=dtype, device=generator[0].device)
+        own = generator[0].device if generator else device
+        drawn = torch.empty(tuple(shape), dtype=dtype, device=own)
         for row, g in zip(drawn, generator, strict=True):
             function(row.shape, generator=g, out=row)
     return drawn.to(device)
@@ -114,11 +112,8 @@ def uniform(
 def poisson(rate: Tensor, generator: Generators) -> Tensor:
     """Draw Poisson counts with the means `rate` (B, ...), as `normal` does."""
     check_generators(generator, len(rate))
-    if generator is None or isinstance(generator, torch.Generator):
+    if not isinstance(generator, Sequence):
         one = generator or _fresh()
         return torch.poisson(rate.to(one.device), generator=one).to(rate.device)
-    rows = [
-        torch.poisson(r.to(g.device), generator=g).to(rate.device)
-        for r, g in zip(rate, generator, strict=True)
-    ]
-    return torch.stack(rows) if rows else torch.empty_like(rate)
+    rows = [poisson(r[None], g) for r, g in zip(rate, generator, strict=True)]
+    return torch.cat(rows) if rows else torch.empty_like(rate)

@@ -203,10 +203,9 @@ class _Fit:
     value_range: Range = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size must be positive, not {self.size}")
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels must be positive, not {self.channels}")
+        for name, value in {"size": self.size, "channels": self.channels}.items():
+            if value is not None and np.min(value) < 1:
+                raise ValueError(f"{name} must be positive, not {value}")
 
     def __call__(self, array: np.ndarray, name: str) -> np.ndarray:
         """Fit (..., C, H, W)."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from genprior.operators.files import read_bytes, write_atomically
-from genprior.operators.files.deep import PNG, png_chunk
+from genprior.operators.files.deep import png
 from genprior.operators.files.picture import Range, decode, header_size, in_unit, with_channels
 
 SUFFIXES = frozenset(
@@ -239,11 +239,9 @@ def _encode_png16(
     height, width = values.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))  # filter 0: as it is
-    chunks = [(b"IHDR", header)]
+    chunks = {b"IHDR": header}
     if profile is not None:
-        chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(profile)))
+        chunks[b"iCCP"] = b"profile\0\0" + zlib.compress(profile)
     if dpi is not None:
-        metre = (round(d / 0.0254) for d in dpi)
-        chunks.append((b"pHYs", struct.pack(">IIB", *metre, 1)))
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return PNG + b"".join(png_chunk(kind, content) for kind, content in chunks)
+        chunks[b"pHYs"] = struct.pack(">IIB", *(round(d / 0.0254) for d in dpi), 1)
+    return png(chunks | {b"IDAT": zlib.compress(rows), b"IEND": b""})

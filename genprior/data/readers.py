@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import inspect
 import math
 import os
@@ -20,13 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genprior.data.files import EXTRA, SUFFIXES, UNREAD, refusal
-from genprior.operators.files import ARRAY, FILE, read_bytes, regular_file
-from genprior.operators.files.picture import Picture, declared, decode
+from genprior.operators.files import ARRAY, FILE, extra, read_bytes, regular_file
+from genprior.operators.files.picture import Picture, channels_first, declared, decode
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _VOLUMES = (".h5", ".hdf5", ".nii", ".nii.gz")
 _ARCHIVES = (*_TAR, ".npz", ".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", *_VOLUMES)
 _IMAGES = SUFFIXES | EXTRA.keys() | UNREAD
+_UNREADABLE = (
+    *(OSError, EOFError, LookupError, ValueError, RuntimeError, ImportError),
+    *(zlib.error, struct.error, zipfile.BadZipFile),
+)
 
 
 class File(NamedTuple):
@@ -56,12 +59,9 @@ def open_source(source: str | Path, split: str) -> list[File] | np.ndarray:
     if path.suffix.lower() in _IMAGES:
         return [_single(path.name, path)]
     try:
-        array = _read_array(path, split)
-    except (OSError, EOFError, LookupError, ValueError, RuntimeError, ImportError) as error:
+        return channels_first(_read_array(path, split), stacked=True)
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    except (zlib.error, struct.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return _images_first(array, path)
 
 
 def _single(name: str, path: Path) -> File:
@@ -229,15 +229,8 @@ def _read_npz(path: Path, split: str) -> np.ndarray:
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _extra(what: str, library: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise ValueError(f"{what} needs {library}: pip install genprior[formats]") from error
-
-
 def _read_hdf5(path: Path, split: str) -> np.ndarray:
-    h5py = _extra("HDF5", "h5py")
+    h5py = extra("HDF5", "h5py")
     found: dict[str, int] = {}
 
     def look(name: str, item: Any) -> None:
@@ -251,7 +244,7 @@ def _read_hdf5(path: Path, split: str) -> np.ndarray:
 
 def _read_nifti(path: Path) -> np.ndarray:
     """Read the slices across the last axis of a volume (X, Y, Z), as (Z, Y, X)."""
-    nibabel = _extra("NIfTI", "nibabel")
+    nibabel = extra("NIfTI", "nibabel")
     broken = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
         volume = nibabel.load(path)
@@ -285,20 +278,6 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _images_first(array: np.ndarray, path: Path) -> np.ndarray:
-    """Bring an array to (N, C, H, W); of the axes that may be channels the shorter one is."""
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] <= array.shape[1]:
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or 0 in array.shape:
-        raise ValueError(
-            f"{path}: an array (N, H, W), (N, H, W, C) or (N, C, H, W) was expected, "
-            f"{array.shape} came"
-        )
-    return array
-
-
 def _from_torchvision(name: str, split: str) -> list[File]:
     import torchvision
 
@@ -312,7 +291,7 @@ def _from_torchvision(name: str, split: str) -> list[File]:
 
     def read(index: int) -> Picture:
         image = dataset[index][0]
-        array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        return Picture(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        return Picture(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
 
     return [File(f"{name}[{i}]", lambda i=i: read(i)) for i in range(len(dataset))]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 FILE = 2**30
 """Most bytes of one image file that are read."""
@@ -57,6 +59,18 @@ def read_bytes(path: str | Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def extra(what: str, library: str) -> Any:
+    """Import a library of the extra [formats].
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise ValueError(f"{what} needs {library}: pip install genprior[formats]") from error
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:

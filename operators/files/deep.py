@@ -55,7 +55,12 @@ def inflated(data: bytes, size: int) -> bytes:
     return content
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
+def png(chunks: dict[bytes, bytes]) -> bytes:
+    """Put a PNG together."""
+    return PNG + b"".join(_chunk(kind, content) for kind, content in chunks.items())
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
@@ -65,11 +70,9 @@ def _png_chunks(data: bytes) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     pixels, place = [], len(PNG)
     while b"IEND" not in found:
-        if place + 12 > len(data):
-            raise ValueError("it is cut short")
-        (size,) = struct.unpack_from(">I", data, place)
+        size = int.from_bytes(data[place : place + 4], "big")
         kind, content = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
-        if data[place : place + 12 + size] != png_chunk(kind, content):
+        if data[place : place + 12 + size] != _chunk(kind, content):
             raise ValueError(f"it is cut short or damaged in its chunk {kind!r}")
         pixels += [content] if kind == b"IDAT" else []
         found.setdefault(kind, content)
@@ -90,33 +93,24 @@ def read_png16(data: bytes) -> Deep:
     check_size(height, width)
     if depth != 16 or kind not in _SAMPLES or packing or filters or interlaced > 1:
         raise ValueError("its header is damaged")
-    passes = [(height, width)]
-    if interlaced:
-        passes = [
-            (len(range(top, height, down)), len(range(left, width, across)))
-            for top, left, down, across in (*_ADAM7, (1, 0, 2, 1))
-        ]
-    sizes = [(rows, 1 + 2 * _SAMPLES[kind] * columns) for rows, columns in passes if columns]
+    passes = (*_ADAM7, (1, 0, 2, 1)) if interlaced else ((0, 0, 1, 1),)
+    sizes = [
+        (len(range(top, height, down)), 1 + 2 * _SAMPLES[kind] * len(range(left, width, across)))
+        for top, left, down, across in passes
+        if left < width
+    ]
     raw = inflated(chunks[b"IDAT"], sum(rows * line for rows, line in sizes))
     place = 0
     for rows, line in sizes:
         if rows and max(raw[place : place + rows * line : line]) > 4:
             raise ValueError("its pixels are damaged")
         place += rows * line
-    safe = b"".join(
-        (
-            PNG,
-            png_chunk(b"IHDR", chunks[b"IHDR"]),
-            png_chunk(b"IDAT", zlib.compress(raw, 0)),
-            png_chunk(b"IEND", b""),
-        )
-    )
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
+    safe = png({b"IHDR": chunks[b"IHDR"], b"IDAT": zlib.compress(raw, 0), b"IEND": b""})
     encoded = torch.frombuffer(bytearray(safe), dtype=torch.uint8)
-    decoded = decode_png(encoded, ImageReadMode.UNCHANGED)
-    values = decoded.numpy().astype(np.uint16)
+    values = decode_png(encoded, ImageReadMode.UNCHANGED).numpy().astype(np.uint16)
     if kind in (4, 6):
         return Deep(values[:-1], values[-1:] / 65535)
     if b"tRNS" not in chunks:
@@ -157,6 +151,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says 
 
 _READ = {"MINISWHITE", "MINISBLACK", "RGB"}
 _PLAIN, _DEFLATE, _PACKBITS = 1, (8, 32946), 32773
+# What tifffile raises on damaged files, besides its own error.
+_DAMAGED = (LookupError, TypeError, ArithmeticError, AttributeError, AssertionError, RuntimeError)
 
 
 def read_tiff(data: bytes) -> Deep:
@@ -176,16 +172,12 @@ def read_tiff(data: bytes) -> Deep:
             values = page.asarray()
             several = len(file.pages) > 1
             orientation = page.tags.valueof(274, 1)
-    except (tifffile.TiffFileError, LookupError, TypeError, ArithmeticError) as error:
+    except (tifffile.TiffFileError, struct.error, *_DAMAGED) as error:
         raise ValueError(f"it is damaged ({error})") from error
-    except (AttributeError, AssertionError, RuntimeError, struct.error) as error:
-        raise ValueError(f"it is damaged ({error})") from error
-    if page.axes == "YXS":
-        values = values.transpose(2, 0, 1)
-    elif page.axes == "YX":
-        values = values[None]
-    elif page.axes != "SYX":
+    if page.axes not in ("YX", "YXS", "SYX"):
         raise ValueError(f"its first page has the axes {page.axes}, not one height and width")
+    values = values[None] if page.axes == "YX" else values
+    values = values.transpose(2, 0, 1) if page.axes == "YXS" else values
     notes = ("holds several pages; only the first is read",) if several else ()
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         if values.dtype.kind != "u":
@@ -223,7 +215,9 @@ def _check_tiff(page: Any, data: bytes) -> None:
             raise ValueError("it is cut short")
         if page.compression in _DEFLATE:
             most = math.prod(page.chunks) * page.dtype.itemsize
-            zlib_bound(data[start : start + size], most)
+            unpacked = zlib.decompressobj().decompress(data[start : start + size], most + 1)
+            if len(unpacked) > most:
+                raise ValueError("it unpacks to more than its header says")
     if page.compression in (_PLAIN, *_DEFLATE, _PACKBITS):
         return
     if importlib.util.find_spec("imagecodecs") is None:
@@ -231,12 +225,6 @@ def _check_tiff(page: Any, data: bytes) -> None:
             f"its compression ({page.compression.name}) of {page.bitspersample} bits needs "
             "imagecodecs (pip install genprior[formats]), or save it without compression"
         )
-
-
-def zlib_bound(data: bytes, most: int) -> None:
-    """Refuse a zlib stream that unpacks to more than `most` bytes."""
-    if len(zlib.decompressobj().decompress(data, most + 1)) > most:
-        raise ValueError("it unpacks to more than its header says")
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:

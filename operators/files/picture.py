@@ -8,7 +8,8 @@ import struct
 import tokenize
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from genprior.operators.files import PIXELS, read_bytes
+from genprior.operators.files import PIXELS, extra, read_bytes
 from genprior.operators.files.deep import (
     Deep,
     check_size,
@@ -85,18 +87,12 @@ def decode(data: bytes, name: str, *, managed: bool = True) -> Picture:
     """
     if not data:
         raise ValueError(f"{name} is empty (0 bytes), not an image")
-    try:
+    with _named(data, name):
         if name.lower().endswith(".npy"):
-            values = channels_first(np.load(_checked_npy(data), allow_pickle=False))
-            check_size(*values.shape[1:])
-            if values.dtype.kind not in "buif":
-                raise ValueError(f"pixels must be numbers, not {values.dtype}")
-            return Picture(values, 8 * values.itemsize, "NPY")
+            return _from_npy(data)
         if data[128:132] == b"DICM":
             return _from_dicom(data)
         return _from_image(data, managed)
-    except _UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
 
 
 def header_size(data: bytes, name: str) -> tuple[int, int] | None:
@@ -105,38 +101,50 @@ def header_size(data: bytes, name: str) -> tuple[int, int] | None:
     Raises:
         ValueError: It is more than is read.
     """
+    with _named(data, name), suppress(UnidentifiedImageError), _opened(data) as image:
+        check_size(image.height, image.width)
+        return image.height, image.width
+
+
+@contextmanager
+def _named(data: bytes, name: str) -> Iterator[None]:
+    """Say which file it was that cannot be read, and why."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-                check_size(image.height, image.width)
-                return image.height, image.width
-    except UnidentifiedImageError:
-        return None
+        yield
     except _UNREADABLE as error:
         raise ValueError(f"{name} cannot be read as an image: {_reason(data, error)}") from error
 
 
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open with Pillow, without its warnings of odd metadata and large images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
+            yield image
+
+
 def declared(file: IO[bytes]) -> tuple[tuple[int, ...], int]:
     """Read the header of a .npy: the shape of its array, and how many bytes of values follow."""
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+    version = npy.read_magic(file)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in read:
         raise ValueError(f"its version {version} of .npy is not read")
     shape, _, dtype = read[version](file)
     return shape, dtype.itemsize * math.prod(shape)
 
 
-def _checked_npy(data: bytes) -> io.BytesIO:
-    """Refuse an array whose header declares more than there is: it would be made room for."""
+def _from_npy(data: bytes) -> Picture:
     file = io.BytesIO(data)
     _, size = declared(file)
-    if size > len(data) - file.tell():
-        raise ValueError(f"its header declares {size} bytes, {len(data) - file.tell()} came")
-    return io.BytesIO(data)
+    came = len(data) - file.tell()
+    if size > came:  # it would be made room for
+        raise ValueError(f"its header declares {size} bytes, {came} came")
+    values = channels_first(np.load(io.BytesIO(data), allow_pickle=False))
+    check_size(*values.shape[1:])
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"pixels must be numbers, not {values.dtype}")
+    return Picture(values, 8 * values.itemsize, "NPY")
 
 
 def _reason(data: bytes, error: Exception) -> str:
@@ -149,27 +157,24 @@ def _reason(data: bytes, error: Exception) -> str:
 
 
 def _from_image(data: bytes, managed: bool) -> Picture:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's own, on odd metadata and large images
-        try:
-            file = Image.open(io.BytesIO(data), formats=_known_formats())
-        except UnidentifiedImageError:
-            if data[:4] not in _TIFF:
-                raise
-            deep = read_tiff(data)  # more samples or bits than Pillow has modes for
-            return Picture(_on_white(deep), deep.depth, "TIFF", notes=deep.notes)
-        with file as image:
+    try:
+        with _opened(data) as image:
             check_size(image.height, image.width)
-            form = image.format or ""
-            about = {
-                "form": "JPEG" if form == "MPO" else form,
-                "dpi": _dpi(image),
-                "steps": _steps(image),
-            }
+            form = "JPEG" if image.format == "MPO" else image.format or ""
+            dpi, steps = _dpi(image), _steps(image)
             deep = _deep(image, data)
-            picture = _from_deep(image, deep) if deep else _from_pillow(image, managed)
+            if deep:
+                turn = image.getexif().get(0x0112, 1) if form == "PNG" else 1
+                picture = _from_deep(deep, image.info.get("icc_profile"), turn)
+            else:
+                picture = _from_pillow(image, managed)
             notes = picture.notes + tuple(_left_out(image, data))
-    return replace(picture, notes=notes, **about)
+            return replace(picture, notes=notes, form=form, dpi=dpi, steps=steps)
+    except UnidentifiedImageError:
+        if data[:4] not in _TIFF:
+            raise
+        # more samples or bits than Pillow has modes for
+        return replace(_from_deep(read_tiff(data)), form="TIFF")
 
 
 @cache
@@ -182,10 +187,7 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def _from_dicom(data: bytes) -> Picture:
-    try:
-        pydicom = import_module("pydicom")
-    except ImportError as error:
-        raise ValueError("DICOM needs pydicom: pip install genprior[formats]") from error
+    pydicom = extra("DICOM", "pydicom")
     try:
         file = pydicom.dcmread(io.BytesIO(data))
         if file.get("NumberOfFrames", 1) != 1 or file.SamplesPerPixel != 1:
@@ -232,33 +234,23 @@ def _deep(image: Image.Image, data: bytes) -> Deep | None:
     return Deep(65535 - values if white_is_least else values, None, depth)  # already upright
 
 
-def _from_deep(image: Image.Image, deep: Deep) -> Picture:
-    profile = image.info.get("icc_profile")
-    notes = deep.notes
+_LAID_ON_WHITE = ("its transparent pixels are laid on white",)
+
+
+def _from_deep(deep: Deep, profile: bytes | None = None, turn: int = 1) -> Picture:
+    values, alpha, depth, notes = deep
     if profile and "sRGB" not in (name := _profile_name(profile)):
-        notes += (f"its colour profile ({name}) is not applied to {deep.depth} bits",)
-    if image.format == "PNG":
-        turn = image.getexif().get(0x0112, 1)
-        alpha = None if deep.alpha is None else upright(deep.alpha, turn)
-        deep = deep._replace(values=upright(deep.values, turn), alpha=alpha)
-    seen_through = deep.alpha is not None and bool((deep.alpha < 1).any())
-    if seen_through:
-        notes += (_LAID_ON_WHITE,)
+        notes += (f"its colour profile ({name}) is not applied to {depth} bits",)
+    transparent = False
+    if alpha is not None and (alpha < 1).any():
+        transparent = True
+        white = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+        laid = values * alpha + white * (1 - alpha)
+        values = (laid if white == 1 else np.rint(laid)).astype(values.dtype)
+        notes += _LAID_ON_WHITE
     return Picture(
-        _on_white(deep), deep.depth, profile=profile, transparent=seen_through, notes=notes
+        upright(values, turn), depth, profile=profile, transparent=transparent, notes=notes
     )
-
-
-_LAID_ON_WHITE = "its transparent pixels are laid on white"
-
-
-def _on_white(deep: Deep) -> np.ndarray:
-    if deep.alpha is None:
-        return deep.values
-    whole = deep.values.dtype.kind in "iu"
-    white = np.iinfo(deep.values.dtype).max if whole else 1
-    laid = deep.values * deep.alpha + white * (1 - deep.alpha)
-    return (np.rint(laid) if whole else laid).astype(deep.values.dtype)
 
 
 def _from_pillow(image: Image.Image, managed: bool) -> Picture:
@@ -268,33 +260,25 @@ def _from_pillow(image: Image.Image, managed: bool) -> Picture:
     image.load()
     image = ImageOps.exif_transpose(image)
     grey = image.mode in ("1", "L", "LA", "La")
-    notes: list[str] = []
+    transparent, notes = False, ()
     if image.mode in ("I", "F"):  # plain PGM of 16 bits, PFM
         values = np.asarray(image)[None]
         return Picture(values, 32) if image.mode == "F" else Picture(values.astype(np.uint16), 16)
     if image.has_transparency_data:
-        image, seen_through = _flattened(image)
-        notes += [_LAID_ON_WHITE] if seen_through else []
+        full = image.convert("RGBA")
+        alpha = full.getchannel("A")
+        image = Image.new("RGB", full.size, "white")
+        image.paste(full, mask=alpha)
+        transparent = alpha.getextrema() != (255, 255)
+        notes += _LAID_ON_WHITE if transparent else ()
     if image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("L" if grey else "RGB")
-    transparent = bool(notes)
     if image.mode in ("CMYK", "LAB") or (profile and managed):
         image, note = _in_srgb(image, profile)
-        notes += [note] if note else []
-    values = np.asarray(image.convert("L") if grey and image.mode != "L" else image)
-    values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    return Picture(values, depth, transparent=transparent, notes=tuple(notes))
-
-
-def _flattened(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Lay an image on white, and say whether anything of it was seen through."""
-    full = image.convert("RGBA")
-    alpha = full.getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return full.convert("RGB"), False
-    laid = Image.new("RGB", image.size, "white")
-    laid.paste(full, mask=alpha)
-    return laid, True
+        notes += (note,) if note else ()
+    values = np.asarray(image.convert("L") if grey else image)
+    values = np.atleast_3d(values).transpose(2, 0, 1)
+    return Picture(values, depth, transparent=transparent, notes=notes)
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
@@ -302,13 +286,10 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
     name = _profile_name(profile) if profile else ""
     if "sRGB" in name and image.mode in ("L", "RGB"):
         return image, ""
+    if image.mode == "CMYK" and not profile:
+        return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
     try:
-        if profile:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        elif image.mode == "LAB":
-            source = ImageCms.createProfile("LAB")
-        else:
-            return image.convert("RGB"), "is CMYK without a profile; its colours are rough"
+        source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
         srgb = ImageCms.createProfile("sRGB")
         converted = ImageCms.buildTransform(source, srgb, image.mode, "RGB").apply(image)
     except (ImageCms.PyCMSError, OSError) as error:
@@ -322,9 +303,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
 
 def _profile_name(profile: bytes) -> str:
     try:
-        return ImageCms.getProfileDescription(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        ).strip()
+        return ImageCms.getProfileDescription(io.BytesIO(profile)).strip()
     except (ImageCms.PyCMSError, OSError):
         return "damaged"
 
@@ -378,14 +357,20 @@ def _steps(image: Image.Image) -> np.ndarray | None:
 # Values
 
 
-def channels_first(array: np.ndarray) -> np.ndarray:
-    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W)."""
-    if array.ndim == 2:
-        array = array[None]
-    elif array.ndim == 3 and array.shape[-1] <= array.shape[0]:
-        array = array.transpose(2, 0, 1)
-    if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"(H, W), (H, W, C) or (C, H, W) was expected, {array.shape} came")
+def channels_first(array: np.ndarray, *, stacked: bool = False) -> np.ndarray:
+    """Bring (H, W), (H, W, C) or (C, H, W) to (C, H, W), behind a first axis N if `stacked`.
+
+    Of the axes that may be channels the shorter one is.
+    """
+    first = int(stacked)
+    if array.ndim == first + 2:
+        array = np.expand_dims(array, first)
+    elif array.ndim == first + 3 and array.shape[-1] <= array.shape[first]:
+        array = np.moveaxis(array, -1, first)
+    if array.ndim != first + 3 or 0 in array.shape:
+        n = "N, " if stacked else ""
+        wanted = f"({n}H, W), ({n}H, W, C) or ({n}C, H, W)"
+        raise ValueError(f"{wanted} was expected, {array.shape} came")
     return array
 
 

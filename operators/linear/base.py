@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from genprior.operators.base import Operator, PerImage, concrete, per_row
 from genprior.operators.linear.conjugate_gradient import conjugate_gradient
-from genprior.operators.linear.spectrum import Spectrum, spectrum_of_gram
+from genprior.operators.linear.spectrum import Spectrum, dense_spectrum
 
 
 class LinearOperator(Operator):
@@ -53,16 +53,14 @@ class LinearOperator(Operator):
         if spectrum is not None:
             return spectrum.cast(v).solve(v, damping, scale=scale)
         damping, scale = per_row(damping, v), per_row(scale, v)
-        observed = torch.ones_like(v, dtype=torch.bool)
-        if self.observed is not None:
-            observed = observed & self.observed
         u = self._iterate(
-            lambda u: scale * self(self.adjoint(u)) + damping * u,
-            v.where(observed, 0.0),
+            lambda u: scale * self(self.adjoint(u)) + damping * u, self.keep_observed(v)
         )
+        if self.observed is None:
+            return u
         # A A^T vanishes on entries that are not observed: the system is damping u = v there.
-        elsewhere = torch.where(damping > 0, v / damping, torch.zeros_like(v))
-        return torch.where(observed, u, elsewhere)
+        elsewhere = torch.where(damping > 0, v / damping, 0.0)
+        return torch.where(self.observed, u, elsewhere)
 
     def pinv(self, y: Tensor) -> Tensor:
         """Compute the least-squares x of least norm, A^+ y, for y (B, *measurement_shape)."""
@@ -89,12 +87,19 @@ class LinearOperator(Operator):
     ) -> Tensor:
         """Return diag(A^T (scale A A^T + damping I)^-1 A), (1 or B, C, H, W).
 
-        This default sends one unit impulse per pixel through the operator; B rows come where
-        the operator has per-image state or an argument is (B,).
+        B rows come where the operator has per-image state or an argument is (B,). Where `diagonal`
+        has no closed form, one unit impulse per pixel is sent through the operator.
         """
         like = self._example(like)
+        spectrum = self.spectrum(like)
+        if spectrum is not None:
+            weights = spectrum.cast(like).inverse(damping, scale=scale)
+            diagonal = self.diagonal(weights, spectrum, like)
+            if diagonal is not None:
+                return diagonal
         shape = self.adjoint(like[:1]).shape[1:]
-        count = self._count(damping, scale)
+        sizes = (len(v) for v in (damping, scale) if isinstance(v, Tensor) and v.ndim)
+        count = max(self.rows or 1, *sizes, 1)
         diagonal = like.new_empty(count, shape.numel())
         for start, impulses in _impulses(shape, like, chunk=max(1, 256 // count)):
             n = len(impulses)
@@ -113,20 +118,31 @@ class LinearOperator(Operator):
         Raises:
             ValueError: There is no spectrum and y is too large for `dense_spectrum`.
         """
-        like = self._example(like)
+        g, seen = self.observed_eigenvalues(self._example(like))
+        values = per_row(scale, g) * g + per_row(damping, g)
+        return torch.where(seen, values, 1.0).log().sum(1)
+
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor | None:
+        """Return diag(A^T U diag(weights) U^* A), (1 or B, C, H, W); None without a closed form.
+
+        Args:
+            weights: Of the coefficients of `spectrum`, in its eigenvalues' shape or for B images.
+            spectrum: `spectrum(like)`, A A^T = U diag(s^2) U^*.
+            like: A measurement.
+        """
+        return None
+
+    def observed_eigenvalues(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the eigenvalues of A A^T (1 or B, m), and which are of observed entries, bool."""
         spectrum = (self.spectrum(like) or self.dense_spectrum(like)).cast(like)
         size = spectrum.to(torch.zeros_like(like[:1])).shape[1:]
         g = spectrum.eigenvalues.expand(-1, *size).flatten(1)
-        if self.observed is not None:
-            g = g.sort(dim=1).values
-        values = per_row(scale, g) * g + per_row(damping, g)
-        if self.observed is not None:
-            # Every entry that is not observed is one of the zero eigenvalues, which come first.
-            total = like.shape[1:].numel()
-            seen = self.observed.expand(-1, *like.shape[1:]).flatten(1).sum(1, keepdim=True)
-            unseen = torch.arange(total, device=g.device) < total - seen
-            values = torch.where(unseen, torch.ones_like(values), values)
-        return values.log().sum(1)
+        if self.observed is None:
+            return g, torch.ones_like(g, dtype=torch.bool)
+        # Every entry that is not observed is one of the zero eigenvalues, which come first.
+        total = like.shape[1:].numel()
+        seen = self.observed.expand(-1, *like.shape[1:]).flatten(1).sum(1, keepdim=True)
+        return g.sort(dim=1).values, torch.arange(total, device=g.device) >= total - seen
 
     def dense_matrix(self, like: Tensor | None = None) -> Tensor:
         """Return A as a matrix (m, d), or (B, m, d) where there is per-image state."""
@@ -149,7 +165,8 @@ class LinearOperator(Operator):
                 "images"
             )
         gram = self._dense(lambda operator, e: operator(operator.adjoint(e)), shape, like)
-        return spectrum_of_gram(gram, tuple(shape))
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        return dense_spectrum(eigenvalues, vectors, tuple(shape))
 
     def _dense(
         self, apply: Callable[[Self, Tensor], Tensor], shape: torch.Size, like: Tensor
@@ -195,10 +212,6 @@ class LinearOperator(Operator):
             dtype=next(dtypes, torch.float64),
             device=next((b.device for b in self.buffers()), None),
         )
-
-    def _count(self, *values: PerImage) -> int:
-        sizes = [len(v) for v in values if isinstance(v, Tensor) and v.ndim]
-        return max([self.rows or 1, *sizes])
 
 
 def _pick(value: PerImage, index: Tensor) -> PerImage:

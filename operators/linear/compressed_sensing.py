@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from genprior.operators.base import PerImage, Shape, concrete
+from genprior.operators.base import Shape, concrete
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.matrix import Matrix
 from genprior.operators.linear.spectrum import Spectrum
-from genprior.operators.random import normal
+from genprior.operators.random import normal, uniform
 
 
 class CompressedSensing(LinearOperator):
@@ -45,11 +45,9 @@ class CompressedSensing(LinearOperator):
             )
         super().__init__(image_shape, (measurements,))
         if structured:
-            order = torch.rand(size, generator=generator, device=generator.device).argsort()
-            signs = torch.rand(size, generator=generator, device=generator.device) < 0.5
-            self.map: LinearOperator = SubsampledDCT(
-                signs.view(concrete(image_shape)).cpu(), order[:measurements].sort().values.cpu()
-            )
+            kept = uniform((size,), generator).argsort()[:measurements].sort().values
+            negative = uniform(concrete(image_shape), generator) < 0.5
+            self.map: LinearOperator = SubsampledDCT(negative, kept)
         else:
             rows = normal((measurements, size), generator) / math.sqrt(measurements)
             self.map = Matrix(rows, image_shape)
@@ -63,10 +61,8 @@ class CompressedSensing(LinearOperator):
     def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
         return self.map.spectrum(like)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        return self.map.gram_diagonal(damping, scale=scale, like=like)
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor | None:
+        return self.map.diagonal(weights, spectrum, like)
 
 
 class SubsampledDCT(LinearOperator):
@@ -101,15 +97,11 @@ class SubsampledDCT(LinearOperator):
         like = self._example(like)
         return Spectrum(like.new_full((1, 1), self._gain**2), to=lambda y: y, back=lambda c: c)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
         kept = like.new_zeros(1, self.negative.numel())
         kept[:, self.kept] = self._gain**2
         squares = [c.T.square() for c in self._cosines(like)]
-        diagonal = _transform(kept.view(1, *self.negative.shape), squares)
-        return diagonal * self.spectrum(like).inverse(damping, scale=scale)[..., None, None]
+        return _transform(kept.view(1, *self.negative.shape), squares) * weights[..., None, None]
 
     def _cosines(self, like: Tensor) -> list[Tensor]:
         def compute() -> list[Tensor]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from genprior.operators.base import PerImage, Shape
+from genprior.operators.base import Shape
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Map, Spectrum
 
 
 class _Convolution(LinearOperator):
-    """Shares the circular convolution with a kernel that is centred at (h // 2, w // 2)."""
+    """A circular convolution with a kernel centred at (h // 2, w // 2), of which y keeps a part.
+
+    Every `factor`-th row and column from `offsets` on is measured, but for `lost` of them.
+    """
 
     kernel: Tensor
+    factor: int = 1
+    offsets: tuple[int, int] = (0, 0)
+    lost: tuple[int, int] = (0, 0)
 
-    def __init__(self, kernel: Tensor, image_shape: Shape, measurement_shape: Shape) -> None:
+    def __init__(self, kernel: Tensor, image_shape: Shape) -> None:
         if kernel.ndim != 2 or not kernel.is_floating_point() or not kernel.isfinite().all():
             raise ValueError(
                 "kernel must be finite, floating point and (h, w), not "
@@ -25,21 +32,56 @@ class _Convolution(LinearOperator):
             )
         if len(image_shape) != 3:
             raise ValueError(f"image_shape must be (C, H, W), not {tuple(image_shape)}")
-        super().__init__(image_shape, measurement_shape)
+        super().__init__(image_shape, image_shape)
         self.register_buffer("kernel", kernel)
         self._check_size(image_shape[1:])
 
+    def _keep(
+        self, offsets: tuple[int, int], *, factor: int = 1, lost: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Measure a part only."""
+        self.offsets, self.factor, self.lost = offsets, factor, lost
+        sides = zip(self.image_shape[1:], lost, strict=True)
+        measured = (None if n is None else self._measured(n, less) for n, less in sides)
+        self.measurement_shape = (self.image_shape[0], *measured)
+
+    def _measured(self, n: int, lost: int) -> int:
+        """How many of `n` rows or columns are measured."""
+        if (n - lost) % self.factor:
+            raise ValueError(
+                f"the factor {self.factor} does not divide the image's side {n}: crop it"
+            )
+        return (n - lost) // self.factor
+
+    def _kept(self, size: Sequence[int]) -> tuple[slice, ...]:
+        """Which rows and columns of images of `size` are measured."""
+        return tuple(
+            slice(start, start + self._measured(n, lost) * self.factor, self.factor)
+            for start, n, lost in zip(self.offsets, size, self.lost, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x)[(..., *self._kept(x.shape[-2:]))]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        sides = zip(y.shape[-2:], self.lost, strict=True)
+        size = [n * self.factor + lost for n, lost in sides]
+        x = y.new_zeros(*y.shape[:-2], *size)
+        x[(..., *self._kept(size))] = y
+        return self._convolve(x, adjoint=True)
+
     def _transfer(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Fourier transform (H, W // 2 + 1) of the kernel on an image of `size`."""
-        self._check_size(size)
-        return self._memo.get((size, dtype), [self.kernel], lambda: self._transform(size, dtype))
 
-    def _transform(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-        return torch.fft.rfft2(self._centred(size)).to(self.kernel.device, complex_dtype)
+        def compute() -> Tensor:
+            transfer = torch.fft.rfft2(self._centred(size))
+            return transfer.to(self.kernel.device, _complex(dtype))
+
+        return self._memo.get((size, dtype), [self.kernel], compute)
 
     def _centred(self, size: tuple[int, int]) -> Tensor:
         """The kernel in float64 on the CPU, zero-padded to `size`, its centre at (0, 0)."""
+        self._check_size(size)
         h, w = self.kernel.shape
         padded = torch.zeros(size, dtype=torch.float64)
         padded[:h, :w] = self.kernel.cpu()
@@ -51,17 +93,19 @@ class _Convolution(LinearOperator):
         transfer = transfer.conj() if adjoint else transfer
         return torch.fft.irfft2(torch.fft.rfft2(_wide(x)) * transfer, s=size).to(x.dtype)
 
-    def _diagonalised(
-        self, like: Tensor, factor: int = 1, offsets: tuple[int, int] = (0, 0)
-    ) -> Spectrum:
-        """The spectrum where every factor-th pixel is kept, from `offsets` on.
+    def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
+        """Diagonalise A A^T in the Fourier basis of measurements.
 
-        Decimation folds the factor x factor frequencies that become one another's aliases.
+        Decimation folds the factor x factor frequencies that become one another's aliases: A
+        multiplies those that fold onto each of (h, w) with transfer, (f, h, f, w).
         """
+        like = self._example(like)
         h, w = like.shape[-2:]
 
         def compute() -> Spectrum:
-            transfer = self._aliases(h, w, factor, offsets)
+            f, (top, left) = self.factor, self.offsets
+            kernel = self._centred((h * f, w * f)).roll((-top, -left), (-2, -1))
+            transfer = torch.fft.fft2(kernel).view(f, h, f, w) / f
             power = transfer.abs().square().sum(dim=(0, 2))
             return Spectrum(
                 power[None, None].to(self.kernel.device, like.dtype),
@@ -72,13 +116,16 @@ class _Convolution(LinearOperator):
 
         return self._memo.get(("spectrum", h, w, like.dtype), [self.kernel], compute)
 
-    def _aliases(self, h: int, w: int, factor: int, offsets: tuple[int, int]) -> Tensor:
-        """What A multiplies the frequencies with that fold onto each of (h, w): (f, h, f, w)."""
-        size = (h * factor, w * factor)
-        self._check_size(size)
-        top, left = offsets
-        kernel = self._centred(size).roll((-top, -left), (-2, -1))
-        return torch.fft.fft2(kernel).view(factor, h, factor, w) / factor
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
+        f = self.factor
+        channels, h, w = like.shape[1:]
+        # All blocks and channels are alike: one impulse for each pixel of one block will do.
+        impulses = like.new_zeros(f, f, 1, h * f, w * f)
+        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
+        impulses[rows, columns, 0, rows, columns] = 1
+        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
+        block = (weights * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
+        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
 
     def _check_size(self, size: Shape) -> None:
         for name, has, needs in zip(("height", "width"), size, self.kernel.shape, strict=True):
@@ -114,49 +161,15 @@ class Blur(_Convolution):
     ) -> None:
         if boundary not in ("circular", "valid"):
             raise ValueError(f'boundary must be "circular" or "valid", not {boundary!r}')
-        shape = tuple(image_shape)
-        if boundary == "valid" and kernel.ndim == 2:
-            lost = (0, kernel.shape[0] - 1, kernel.shape[1] - 1)
-            shape = tuple(
-                None if n is None else n - less for n, less in zip(shape, lost, strict=False)
-            )
-        super().__init__(kernel, image_shape, shape)
+        super().__init__(kernel, image_shape)
         self.boundary = boundary
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self._convolve(x)
-        if self.boundary == "circular":
-            return y
-        top, bottom, left, right = self._margins()
-        return y[..., top : y.shape[-2] - bottom, left : y.shape[-1] - right]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        if self.boundary == "valid":
-            top, bottom, left, right = self._margins()
-            y = torch.nn.functional.pad(y, (left, right, top, bottom))
-        return self._convolve(y, adjoint=True)
-
-    def _margins(self) -> tuple[int, int, int, int]:
-        """Rows and columns next to the borders that the kernel wraps around."""
-        h, w = self.kernel.shape
-        return h - 1 - h // 2, h // 2, w - 1 - w // 2, w // 2
+        if boundary == "valid":
+            # Without the rows and columns next to the borders that the kernel wraps around.
+            h, w = kernel.shape
+            self._keep((h - 1 - h // 2, w - 1 - w // 2), lost=(h - 1, w - 1))
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum | None:
-        if self.boundary == "valid":
-            return None
-        return self._diagonalised(self._example(like))
-
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        spectrum = self.spectrum(like)
-        if spectrum is None:
-            return super().gram_diagonal(damping, scale=scale, like=like)
-        # A circulant matrix has a constant diagonal: the mean of its eigenvalues.
-        weights = spectrum.eigenvalues * spectrum.inverse(damping, scale=scale)
-        constant = weights.mean(dim=(1, 2, 3), keepdim=True)
-        return constant.expand(-1, *like.shape[1:]).clone()
+        return None if self.boundary == "valid" else super().spectrum(like)
 
 
 class Downsampling(_Convolution):
@@ -175,52 +188,13 @@ class Downsampling(_Convolution):
             raise ValueError(f"factor must be a whole number >= 1, not {factor!r}")
         if kernel is None:
             kernel = torch.full((factor, factor), 1 / factor**2, dtype=torch.float64)
-        small = tuple(
-            n if n is None or i == 0 else self._divide(n, factor)
-            for i, n in enumerate(image_shape)
-        )
-        super().__init__(kernel, image_shape, small)
-        self.factor = factor
-        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in self.kernel.shape)
-        self._offsets = top, left
+        super().__init__(kernel, image_shape)
+        top, left = (max(0, (factor - 2 + n % 2) // 2) for n in kernel.shape)
+        self._keep((top, left), factor=factor)
 
-    @staticmethod
-    def _divide(n: int, factor: int) -> int:
-        if n % factor:
-            raise ValueError(f"the factor {factor} does not divide the image's side {n}: crop it")
-        return n // factor
 
-    def forward(self, x: Tensor) -> Tensor:
-        for n in x.shape[-2:]:
-            self._divide(n, self.factor)
-        top, left = self._offsets
-        return self._convolve(x)[..., top :: self.factor, left :: self.factor]
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        top, left = self._offsets
-        height, width = (n * self.factor for n in y.shape[-2:])
-        x = y.new_zeros(*y.shape[:-2], height, width)
-        x[..., top :: self.factor, left :: self.factor] = y
-        return self._convolve(x, adjoint=True)
-
-    def spectrum(self, like: Tensor | None = None) -> Spectrum:
-        return self._diagonalised(self._example(like), self.factor, self._offsets)
-
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        f = self.factor
-        channels, h, w = like.shape[1:]
-        # All blocks and channels are alike: one impulse for each pixel of one block will do.
-        impulses = like.new_zeros(f, f, 1, h * f, w * f)
-        rows, columns = torch.meshgrid(torch.arange(f), torch.arange(f), indexing="ij")
-        impulses[rows, columns, 0, rows, columns] = 1
-        spectrum = self.spectrum(like)
-        seen = spectrum.to(self(impulses.view(f * f, 1, h * f, w * f)))
-        inverse = spectrum.inverse(damping, scale=scale)
-        block = (inverse * seen.abs().square().reshape(1, f * f, h, w)).sum(dim=(2, 3))
-        return block.view(-1, 1, f, f).repeat(1, channels, h, w)
+def _complex(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -231,7 +205,7 @@ def _wide(x: Tensor) -> Tensor:
 def _folded(transfer: Tensor, dtype: torch.dtype) -> tuple[Map, Map]:
     """Return x -> F A x and its adjoint; A multiplies frequencies with `transfer` (f, h, f, w)."""
     factor, h, _, w = transfer.shape
-    forth = transfer.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    forth = transfer.to(_complex(dtype))
     back = forth.conj().resolve_conj()
 
     def to(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from genprior.operators.base import per_row
 from genprior.operators.linear.base import LinearOperator
 
 
@@ -37,6 +38,4 @@ class OperatorPhysics(LinearPhysics):
             gamma = gamma.flatten() if gamma.numel() > 1 else gamma.reshape(())
         # By Woodbury: x = z + gamma A^T (gamma A A^T + I)^-1 (y - A z).
         u = self.operator.solve_gram(y - self.operator(z), 1.0, scale=gamma)
-        step = self.operator.adjoint(u)
-        weight = gamma.view(-1, 1, 1, 1) if isinstance(gamma, Tensor) and gamma.ndim else gamma
-        return z + weight * step
+        return z + per_row(gamma, z) * self.operator.adjoint(u)

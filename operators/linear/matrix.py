@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from genprior.operators.base import PerImage, Shape, concrete
+from genprior.operators.base import Shape, concrete
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Spectrum, dense_spectrum
 
@@ -42,24 +43,18 @@ class Matrix(LinearOperator):
 
     def spectrum(self, like: Tensor | None = None) -> Spectrum:
         dtype = self._example(like).dtype
-        eigenvalues, vectors = self._memo.get(
-            dtype, [self.matrix], lambda: [part.to(dtype) for part in self._factor()]
-        )
+        return self._memo.get(dtype, [self.matrix], lambda: self._spectrum(dtype))
+
+    def _spectrum(self, dtype: torch.dtype) -> Spectrum:
+        factor = self._memo.get("factor", [self.matrix], self._factor)
+        eigenvalues, vectors = (part.to(dtype) for part in factor)
         return dense_spectrum(eigenvalues, vectors, concrete(self.measurement_shape))
 
-    def _factor(self) -> tuple[Tensor, Tensor]:
+    def _factor(self) -> Sequence[Tensor]:
         """Eigenvalues (m,) and eigenvectors (m, m) of M M^T in float64."""
         matrix = self.matrix.double()
-        eigenvalues, vectors = self._memo.get(
-            "factor", [self.matrix], lambda: torch.linalg.eigh(matrix @ matrix.T)
-        )
-        return eigenvalues, vectors
+        return torch.linalg.eigh(matrix @ matrix.T)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        _, vectors = self._factor()
-        squares = (vectors.to(like.dtype).T @ self.matrix.to(like.dtype)).square()
-        weights = self.spectrum(like).inverse(damping, scale=scale)
-        return (weights @ squares).reshape(-1, *concrete(self.image_shape))
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
+        columns = spectrum.to(self.matrix.T.to(like.dtype))
+        return (weights @ columns.square().T).reshape(-1, *concrete(self.image_shape))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import PerImage, Shape, fits
+from genprior.operators.base import Shape, fits
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.linear.spectrum import Spectrum
 
@@ -17,12 +17,8 @@ class _Pixelwise(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def gram_diagonal(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        like = self._example(like)
-        ones = like.new_ones(self._count(damping, scale), *like.shape[1:])
-        return self.adjoint(self.solve_gram(self(ones), damping, scale=scale))
+    def diagonal(self, weights: Tensor, spectrum: Spectrum, like: Tensor) -> Tensor:
+        return (spectrum.eigenvalues * weights).expand(-1, *like.shape[1:]).clone()
 
 
 class Identity(_Pixelwise):
@@ -72,11 +68,9 @@ class Inpainting(_Pixelwise):
         if empty:
             raise ValueError(f"mask measures nothing: all False for image(s) {empty[:8]}")
         _, channels, height, width = mask.shape
-        if image_shape is None:
-            image_shape = (None if channels == 1 else channels, height, width)
-        if not fits((None if channels == 1 else channels, height, width), image_shape) or (
-            channels > 1 and image_shape[0] is None
-        ):
+        own = (None if channels == 1 else channels, height, width)
+        image_shape = own if image_shape is None else image_shape
+        if not fits(own, image_shape) or (channels > 1 and image_shape[0] is None):
             raise ValueError(
                 f"mask {tuple(mask.shape)} does not fit images {tuple(image_shape)}: give it the "
                 "same height and width, and one channel or as many as the image"
@@ -105,14 +99,9 @@ class Inpainting(_Pixelwise):
             dtype, [self.mask], lambda: Spectrum(self.mask.to(dtype), to=_same, back=_same)
         )
 
-    def gram_log_determinant(
-        self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
-    ) -> Tensor:
-        # Every observed eigenvalue is 1.
-        like = self._example(like)
-        kind = {"dtype": like.dtype, "device": like.device}
-        value = torch.as_tensor(scale, **kind) + torch.as_tensor(damping, **kind)
-        return self.mask.expand(-1, *like.shape[1:]).flatten(1).sum(1) * value.log()
+    def observed_eigenvalues(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.mask.expand(-1, *like.shape[1:]).flatten(1)
+        return seen.to(like.dtype), seen
 
 
 def _same(y: Tensor) -> Tensor:

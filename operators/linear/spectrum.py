@@ -124,20 +124,13 @@ class Spectrum:
         return self.back(self.inverse(damping, scale=scale) * self.to(v))
 
 
-def spectrum_of_gram(gram: Tensor, measurement_shape: tuple[int, ...]) -> Spectrum:
-    """Diagonalise A A^T given as dense matrices (m, m), or (B, m, m) for B images.
-
-    The factorisation is made in the dtype of `gram`; measurements of another float dtype are
-    served in their own.
-    """
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    return dense_spectrum(eigenvalues, vectors, measurement_shape)
-
-
 def dense_spectrum(
     eigenvalues: Tensor, vectors: Tensor, measurement_shape: tuple[int, ...]
 ) -> Spectrum:
-    """Build a `Spectrum` from eigenvalues (m,) or (B, m) and eigenvectors in columns."""
+    """Build a `Spectrum` from eigenvalues (m,) or (B, m) and eigenvectors in columns.
+
+    Measurements of another float dtype are served in their own.
+    """
 
     def to(y: Tensor) -> Tensor:
         return (y.flatten(1).unsqueeze(1) @ vectors.to(y.dtype)).squeeze(1)
