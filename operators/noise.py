@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from genprior.operators.base import per_row, zero_unobserved
+from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, poisson
+
+
+def _seen(values: Tensor, observed: Tensor | None) -> Tensor:
+    """`values` with zeros where nothing is observed."""
+    return values if observed is None else torch.where(observed, values, torch.zeros_like(values))
 
 
 def _check(name: str, value: float | Tensor, *, positive: bool) -> None:
@@ -34,34 +39,16 @@ class Noise(ABC):
         return next((len(value) for value in self._each().values()), None)
 
     @abstractmethod
-    def draw(self, clean: Tensor, generator: Generators) -> Tensor:
-        """Draw y given the clean measurement (B, ...), all of it observed."""
-
-    @abstractmethod
-    def log_density(self, y: Tensor, clean: Tensor) -> Tensor:
-        """Return log p(y | clean) of each entry in nats, in the shape of y (B, ...)."""
-
     def sample(
         self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
     ) -> Tensor:
-        """Draw y given the clean measurement (B, ...); zeros where nothing is observed.
+        """Draw y given the clean measurement (B, ...); zeros where nothing is observed."""
 
-        Raises:
-            ValueError: The noise cannot be drawn for an observed entry of `clean`.
-        """
-        return zero_unobserved(self.draw(zero_unobserved(clean, observed), generator), observed)
-
+    @abstractmethod
     def log_likelihood(
         self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
     ) -> Tensor:
-        """Return log p(y | clean) over the observed entries in nats, (B,).
-
-        Raises:
-            ValueError: y given clean has no density.
-        """
-        # Masked on the way in too: NaN in y where nothing is observed must not reach gradients.
-        seen = (zero_unobserved(values, observed) for values in (y, clean))
-        return zero_unobserved(self.log_density(*seen), observed).flatten(1).sum(1)
+        """Return log p(y | clean) over the observed entries in nats, (B,)."""
 
     def take(self, index: Tensor) -> Self:
         """Return a copy with the rows `index` of per-image parameters."""
@@ -95,12 +82,16 @@ class GaussianNoise(Noise):
     def __post_init__(self) -> None:
         _check("sigma", self.sigma, positive=False)
 
-    def draw(self, clean: Tensor, generator: Generators) -> Tensor:
+    def sample(
+        self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
+    ) -> Tensor:
         n = normal(clean.shape, generator, dtype=clean.dtype, device=clean.device)
-        return clean + per_row(self.sigma, clean) * n
+        return _seen(clean + per_row(self.sigma, clean) * n, observed)
 
-    def log_density(self, y: Tensor, clean: Tensor) -> Tensor:
-        """Return log N(y; clean, sigma^2).
+    def log_likelihood(
+        self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return log N(y; clean, sigma^2 I) over the observed entries in nats, (B,).
 
         Raises:
             ValueError: sigma is 0, where y given clean has no density.
@@ -111,7 +102,10 @@ class GaussianNoise(Noise):
                 "(1e-3 is a quarter of an 8-bit grey level) or use Problem.residual"
             )
         sigma = per_row(self.sigma, clean)
-        return -0.5 * ((y - clean) / sigma) ** 2 - sigma.log() - 0.5 * math.log(2 * math.pi)
+        # Masked before the square: NaN in y where nothing is observed must not reach gradients.
+        z = _seen(y - clean, observed) / sigma
+        log_scale = _seen((sigma.log() + 0.5 * math.log(2 * math.pi)).expand_as(z), observed)
+        return (-0.5 * z**2 - log_scale).flatten(1).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +121,15 @@ class PoissonNoise(Noise):
     def __post_init__(self) -> None:
         _check("peak", self.peak, positive=True)
 
-    def draw(self, clean: Tensor, generator: Generators) -> Tensor:
-        """Draw y.
+    def sample(
+        self, clean: Tensor, *, observed: Tensor | None = None, generator: Generators = None
+    ) -> Tensor:
+        """Draw y as `Noise.sample` says.
 
         Raises:
-            ValueError: An entry of `clean` is negative.
+            ValueError: An observed entry of `clean` is negative.
         """
-        rate = clean * per_row(self.peak, clean)
+        rate = _seen(clean, observed) * per_row(self.peak, clean)
         if bool((rate < 0).any()):
             raise ValueError(
                 f"a Poisson rate cannot be negative, but clean reaches {float(rate.min()):.3g} "
@@ -141,16 +137,18 @@ class PoissonNoise(Noise):
             )
         return poisson(rate, generator) / per_row(self.peak, clean)
 
-    def log_density(self, y: Tensor, clean: Tensor) -> Tensor:
-        """Return the log probability of the counts peak y.
+    def log_likelihood(
+        self, y: Tensor, clean: Tensor, *, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return the log probability of the counts peak y, (B,).
 
         It is -inf where a rate is negative, or zero with a count. Between whole counts the
         factorial is continued by the gamma function.
         """
-        counts = y * per_row(self.peak, y)
-        rate = clean * per_row(self.peak, clean)
+        counts = _seen(y, observed) * per_row(self.peak, y)
+        rate = _seen(clean, observed) * per_row(self.peak, clean)
         # 0 log 0 = 0, in the gradient too.
-        log_rate = torch.where(counts > 0, rate, 1.0).log()
+        log_rate = torch.where(counts > 0, rate, torch.ones_like(rate)).log()
         log_probability = counts * log_rate - rate - torch.lgamma(counts + 1)
         impossible = (rate < 0) | (counts < 0)
-        return log_probability.masked_fill(impossible, -torch.inf)
+        return log_probability.masked_fill(impossible, -torch.inf).flatten(1).sum(1)
