@@ -24,7 +24,7 @@ from genprior.operators import (
     Matrix,
     Problem,
 )
-from genprior.training import loop
+from genprior.training import devices
 
 
 @pytest.fixture
@@ -378,7 +378,7 @@ def test_extras_that_are_not_installed(place, capsys, monkeypatch):
     """Would catch a traceback of imports, or work that ends in one."""
     missing = ("tensorboard", "sklearn")
     find = importlib.util.find_spec
-    for module in (loop, inverse):
+    for module in (devices, inverse):
         monkeypatch.setattr(module, "find_spec", lambda n: None if n in missing else find(n))
     folder = place.photo.parent
     words = ("--data", folder, "--channels", "3", "--latent-size", "2", "--tensorboard")

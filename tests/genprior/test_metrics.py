@@ -208,7 +208,7 @@ def test_feature_networks(tmp_path):
         load_features("lenet", tmp_path)
     with pytest.raises(ValueError, match="no weights at"):
         load_features("mobilenet", tmp_path)
-    with pytest.raises(ValueError, match="lenet, mobilenet, vgg16"):
+    with pytest.raises(ValueError, match="lenet, alexnet, mobilenet, vgg16"):
         load_features("inception", tmp_path)
 
 

@@ -270,15 +270,19 @@ HOSTILE = {
     "spot": ("StationaryGaussian", {"image_shape": [3, MANY, MANY], "residual": 0.0}),
     "hidden": (
         "VAE",
-        {"image_shape": [1, 4, 4], "latent_size": 2, "network": {"hidden": [MANY**2]}},
+        {"image_shape": [1, 4, 4], "latent_size": 2, "network": {"hidden": [10**6, 10**6]}},
     ),
     "widths": (
         "HierarchicalVAE",
-        {"image_shape": [1, 4, 4], "widths": [8 * MANY], "groups": [1], "latent_channels": 1},
+        {"image_shape": [1, 4, 4], "widths": [10**6], "groups": [1], "latent_channels": 1},
     ),
     "channels": (
         "Diffusion",
-        {"image_shape": [1, 4, 4], "network": {"channels": 10**15}, "objective": {}},
+        {
+            "image_shape": [1, 4, 4],
+            "network": {"channels": 10**6, "widths": [10**6]},
+            "objective": {},
+        },
     ),
 }
 
@@ -295,7 +299,7 @@ def test_a_small_file_cannot_ask_for_much_memory(tmp_path, name):
 
 def test_a_small_file_cannot_ask_for_endless_layers(tmp_path):
     """Would catch a billion modules built one by one."""
-    network = {"channels": 1, "widths": [8], "blocks": [10**9]}
+    network = {"channels": 1, "widths": [8], "blocks": [10**6]}
     config = {"image_shape": [1, 4, 4], "network": network, "objective": {}}
     path = tmp_path / "hostile.safetensors"
     write_weights(path, {"family": "Diffusion", "config": config, "card": {}}, {})

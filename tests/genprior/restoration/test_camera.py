@@ -220,7 +220,7 @@ def test_photon_noise(photo_place, capsys):
     assert report["sigma"] is None
     said = refused(capsys, photo_place, *DENOISE, "--peak", "40", "--force")
     assert "--sigma" in said
-    assert "positive" in refused(capsys, photo_place, "--task", "denoise", "--peak", "0")
+    assert "at least" in refused(capsys, photo_place, "--task", "denoise", "--peak", "0")
 
 
 # Grey photos

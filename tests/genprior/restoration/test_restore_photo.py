@@ -107,7 +107,7 @@ def test_crop_takes_the_middle(photo_place):
     ("words", "says"),
     [
         ((*DENOISE, "--size", "8"), "--fit crop or --fit resize"),
-        ((*DENOISE, "--size", "0", "--fit", "crop"), "positive"),
+        ((*DENOISE, "--size", "0", "--fit", "crop"), "--size must be at least 1"),
         ((*DENOISE, "--size", "99", "--fit", "crop"), "--fit resize"),
         (("--task", "deblur", "--kernel", "uniform:99", "--sigma", ".1", "--simulate"), "99"),
         (("--task", "deblur", "--kernel", "uniform:0", "--sigma", ".1"), "--kernel uniform:0"),
