@@ -280,7 +280,7 @@ HOSTILE = {
         "Diffusion",
         {
             "image_shape": [1, 4, 4],
-            "network": {"channels": 10**6, "widths": [10**6]},
+            "network": {"channels": 10**6, "widths": [10**6], "blocks": [1]},
             "objective": {},
         },
     ),
