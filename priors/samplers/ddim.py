@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.samplers.base import Observed, Sampler, per_step
+from genprior.priors.samplers.steps import renewal, renewed
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,12 @@ class DDIM(Sampler):
         self, denoise: Observed, x: Tensor, sigmas: Tensor, generator: Generators
     ) -> Iterator[Tensor]:
         sigma, lower = sigmas[:-1], sigmas[1:]
-        renewed = self.eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-        kept = (lower**2 - renewed**2).clamp(min=0).sqrt() / sigma
-        for i, (k, s) in enumerate(per_step(x, kept, renewed)):
+        for i, (kept, fresh) in enumerate(per_step(x, *renewal(sigma, lower, self.eta))):
             x0 = denoise(x, sigmas[i], i)
-            x = x0.lerp(x, k)
+            noise = None
             if self.eta > 0:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                x = torch.addcmul(x, s, noise)
+            x = renewed(x0, x, kept, fresh, noise)
             yield x
 
 

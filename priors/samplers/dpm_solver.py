@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.samplers.base import Observed, Sampler, per_step
+from genprior.priors.samplers.steps import between, plus
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class DPMSolver(Sampler):
         before: Tensor | None = None
         for i, (g, s, b) in enumerate(per_step(x, gain, fresh, -slope)):
             x0 = denoise(x, sigmas[i], i)
-            extrapolated = x0 if before is None else x0.lerp(before, b)
-            x = x.lerp(extrapolated, g)
+            extrapolated = x0 if before is None else between(x0, before, b)
+            x = between(x, extrapolated, g)
             if self.stochastic:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                x = torch.addcmul(x, s, noise)
+                x = plus(x, s, noise)
             before = x0
             yield x

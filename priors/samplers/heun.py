@@ -12,6 +12,7 @@ from torch import Tensor
 from genprior.operators.random import Generators, normal
 from genprior.priors.samplers.base import Observed, Sampler, per_step
 from genprior.priors.samplers.grids import rho_grid
+from genprior.priors.samplers.steps import between, plus
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Heun(Sampler):
         for i, (up, now, then, step) in enumerate(levels):
             if self.churn > 0:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                x = torch.addcmul(x, up, noise)
+                x = plus(x, up, noise)
             slope = (x - denoise(x, raised[i], i)) / now
-            ahead = torch.addcmul(x, step, slope)
+            ahead = plus(x, step, slope)
             slope_ahead = (ahead - denoise(ahead, lower[i])) / then
-            x = torch.addcmul(x, step, slope.lerp(slope_ahead, 0.5))
+            x = plus(x, step, between(slope, slope_ahead, 0.5))
             yield x
 
     def grid(self, high: float, low: float, steps: int, *, like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal
 from genprior.priors.samplers.base import Observed, Sampler, per_step
+from genprior.priors.samplers.steps import plus
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class SASolver(Sampler):
             before = k * x
             if self.tau > 0 or self.tau_low > 0:
                 noise = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-                before = torch.addcmul(before, s, noise)
+                before = plus(before, s, noise)
             x = _add(before, predictors[i], known)
             yield x
 
@@ -140,5 +141,5 @@ def _adams(nodes: list[Tensor], h: Tensor, k: Tensor) -> Tensor:
 
 def _add(total: Tensor, weights: tuple[Tensor, ...], images: list[Tensor]) -> Tensor:
     for weight, image in zip(weights, images, strict=True):
-        total = torch.addcmul(total, weight, image)
+        total = plus(total, weight, image)
     return total

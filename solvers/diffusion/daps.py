@@ -11,13 +11,14 @@ from torch import Tensor
 from genprior.operators import Problem
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.walk.gauss_newton import randomised_draw
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, plus
+from genprior.solvers.walk.steps import per_level
 
 
 def conditional_draw(

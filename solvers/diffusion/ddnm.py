@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
+from genprior.priors.samplers.steps import renewed
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, renewed, row_norm
+from genprior.solvers.walk.steps import per_level, row_norm
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from genprior.operators import Problem
+from genprior.priors.samplers.steps import renewed
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, renewed
+from genprior.solvers.walk.steps import per_level
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
+from genprior.priors.samplers.steps import plus, renewal, renewed
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, plus, renewal, renewed
+from genprior.solvers.walk.steps import per_level
 
 TRUSTED = 2.0
 """Longest residual that is followed, as a multiple of the length that is expected of it."""

@@ -14,12 +14,12 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.priors.samplers import DDPM, Sampler, log_uniform
 from genprior.priors.samplers.sa_solver import SASolver
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.krylov import krylov_solve
 from genprior.solvers.walk.levels import ABOVE_DATA, noise_grid, noise_width
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import plus
 
 DAMPING = 1e-4
 """Least measurement variance as a share of that of x0 given x_sigma: keeps noise-free systems

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from genprior.priors.samplers import DPMSolver, Sampler
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import plus
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from genprior.operators import Problem
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid, noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, plus
+from genprior.solvers.walk.steps import per_level
 
 BETA1, BETA2 = 0.9, 0.99
 SMOOTHING = 0.05

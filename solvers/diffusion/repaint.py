@@ -11,11 +11,12 @@ from torch import Tensor
 from genprior.operators import Inpainting, Problem
 from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
+from genprior.priors.samplers.steps import plus, renewal, renewed
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, plus, renewal, renewed
+from genprior.solvers.walk.steps import per_level
 
 
 @dataclass(frozen=True)

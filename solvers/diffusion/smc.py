@@ -9,18 +9,13 @@ import torch
 from torch import Tensor
 
 from genprior.operators.random import uniform
+from genprior.priors.samplers.steps import renewal, renewed
 from genprior.solvers.chunks import Solution
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.diffusion.daps import conditional_draw
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import (
-    finite_rows,
-    per_level,
-    renewal,
-    renewed,
-    surely_finite,
-)
+from genprior.solvers.walk.steps import finite_rows, per_level, surely_finite
 from genprior.solvers.walk.twist import Twist, exact_twist, observed_entries, scalar_twist
 
 

@@ -9,9 +9,9 @@ from genprior.operators import Problem
 from genprior.operators.base import per_row
 from genprior.operators.linear.conjugate_gradient import conjugate_gradient
 from genprior.operators.linear.spectrum import Map
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.fit import noise_std
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import plus
 
 STEPS = 6
 """Gauss-Newton steps; each moves a pixel half as far as the one before it may, at first 2 r."""

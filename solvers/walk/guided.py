@@ -13,11 +13,12 @@ from torch import Tensor
 
 from genprior.operators import Problem
 from genprior.priors.samplers import DPMSolver, Sampler
+from genprior.priors.samplers.steps import between, plus, renewed
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, plus, renewed
+from genprior.solvers.walk.steps import per_level
 
 
 @dataclass(frozen=True)
@@ -95,4 +96,4 @@ class GuidedSolver(DiffusionSolver):
         w = (1 - (1 - k) / -k.log()) / (1 - k)
         w = torch.where(k < 1, w, 0.5)
         ahead = self._guided(walk, renewed(x0, x, k), walk.sigmas[i + 1])
-        return renewed(x0.lerp(ahead, w), x, k), ahead
+        return renewed(between(x0, ahead, w), x, k), ahead

@@ -1,4 +1,4 @@
-"""Arithmetic of one step down, and of rows that must not touch each other."""
+"""Rows that must not touch each other, and their coefficients at each level."""
 
 from __future__ import annotations
 
@@ -7,35 +7,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
-from genprior.operators.base import per_row
-
-
-def renewed(
-    x0: Tensor, x: Tensor, kept: Tensor, fresh: Tensor | None = None, noise: Tensor | None = None
-) -> Tensor:
-    """Return x0 + kept (x - x0) + fresh noise: a step down that keeps a share of x's noise.
-
-    Fused, which is measured to matter beside a small network.
-    """
-    ahead = x0.lerp(x, kept)
-    return ahead if fresh is None or noise is None else torch.addcmul(ahead, fresh, noise)
-
-
-def plus(x: Tensor, weight: float | Tensor, v: Tensor) -> Tensor:
-    """Return x + weight v, one weight for each row (R,) or shaped for x; fused as `renewed`."""
-    return torch.addcmul(x, per_row(weight, x), v)
-
-
-def renewal(sigma: Tensor, lower: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return (kept, fresh) of the step `renewed` from sigma to `lower`.
-
-    A share eta of the noise is fresh: 1 is ancestral sampling, 0 the probability flow.
-
-    Source: Song, Meng, Ermon 2021, arXiv:2010.02502, equations 12 and 16, in x / sqrt(alpha).
-    """
-    fresh = eta * lower / sigma * (sigma**2 - lower**2).clamp(min=0).sqrt()
-    return (lower**2 - fresh**2).clamp(min=0).sqrt() / sigma, fresh
 
 
 def per_level(like: Tensor, *coefficients: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from genprior.operators.base import per_row
+from genprior.priors.samplers.steps import plus
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import plus, where_rows
+from genprior.solvers.walk.steps import where_rows
 
 DAMPING = 1e-4
 """Least measurement variance as a share of x0's given x_sigma; it vanishes with sigma."""
