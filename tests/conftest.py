@@ -1,5 +1,7 @@
 """Shared fixtures: every device that is present, and the guard of the global generator."""
 
+import signal
+
 import pytest
 import torch
 from photos import save_priors
@@ -25,6 +27,14 @@ def global_generator_untouched():
     before = torch.random.get_rng_state()
     yield
     assert identical(before, torch.random.get_rng_state()), "the global generator moved"
+
+
+@pytest.fixture(autouse=True)
+def interrupts_as_in_a_terminal():
+    """A suite run in the background inherits an ignored SIGINT, which runs rightly leave alone."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
