@@ -212,16 +212,15 @@ class Solver(ABC):
         if not failed:
             return
         named = ", ".join(map(str, failed[:8])) + ", ..." * (len(failed) > 8)
-        residual = found.trace.get("residual")
-        how_far = (
-            ""
-            if residual is None
-            else (
-                "; the last residual |y - A x| is "
-                + ", ".join(f"{float(residual[-1, i]):.3g}" for i in failed[:8])
-                + ", where noise makes it 1"
-            )
-        )
+        measures = {
+            "residual": ("the last residual |y - A x|", "where noise makes it 1"),
+            "r_hat": ("R-hat", "where chains that agree have 1"),
+        }
+        how_far = ""
+        for key, (what, meaning) in measures.items():
+            if key in found.trace:
+                values = ", ".join(f"{float(found.trace[key][-1, i]):.3g}" for i in failed[:8])
+                how_far += f"; {what} is {values}, {meaning}"
         warnings.warn(
             f"{type(self).__name__}: {len(failed)} of {len(found.converged)} images have not "
             f"converged: number {named}{how_far}. Try more steps, another solver, or a "
