@@ -14,6 +14,7 @@ from genprior.solvers import (
     Result,
     Solver,
 )
+from genprior.solvers.base import named
 from genprior.solvers.chunks import Tracking
 
 
@@ -48,7 +49,7 @@ def solve(
     problem: Problem,
     prior: Prior,
     *,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     num_samples: int = 4,
     generator: Generators = None,
     batch_size: int | None = None,
@@ -59,8 +60,8 @@ def solve(
     Args:
         problem: Measurements y (B, ...), the operator that made them, the noise.
         prior: What x looks like.
-        solver: None picks it as `default_solver` says: the exact posterior where there is one
-            (linear operator, Gaussian noise), else a sampler that fits the prior.
+        solver: An object or a name; None picks it as `default_solver` says: the exact posterior
+            where there is one (linear operator, Gaussian noise), else a sampler that fits.
         num_samples: Samples for each image, S.
         generator: None, one generator or one for each image.
         batch_size: Most rows (image-sample pairs) in flight.
@@ -77,7 +78,10 @@ def solve(
         raise TypeError(
             f"solve takes a Prior second, not {type(prior).__name__}; genprior.load gives one"
         )
-    solver = solver or default_solver(problem, prior, num_samples=num_samples)
+    if solver is None:
+        solver = default_solver(problem, prior, num_samples=num_samples)
+    elif isinstance(solver, str):
+        solver = named(solver)
     return solver(
         problem,
         prior,

@@ -31,7 +31,7 @@ def check_generators(generator: Generators, count: int) -> None:
     ):
         raise TypeError(
             "generator must be None, a torch.Generator or a sequence of them, "
-            f"not {type(generator).__name__}"
+            f"not {type(generator).__name__}: for a seed write torch.Generator().manual_seed(0)"
         )
     if len(generator) != count:
         raise ValueError(f"{len(generator)} generators came for {count} images: pass one each")

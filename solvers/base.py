@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 import time
 import warnings
@@ -409,6 +410,20 @@ def available(prior: Prior | None = None) -> list[str]:
     ranks = {name: rank for rank, name in enumerate(RANKING)}
     names = sorted(Solver.registry, key=lambda name: ranks.get(name, len(ranks)))
     return [name for name in names if prior is None or Solver.registry[name].serves(prior)]
+
+
+def named(name: str) -> Solver:
+    """Make the solver of a name, in any case, with its defaults.
+
+    Raises:
+        ValueError: There is none; the nearest are offered.
+    """
+    names = {known.lower(): known for known in available()}
+    if name.lower() not in names:
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+        offered = [names[n] for n in near] or list(names.values())
+        raise ValueError(f"unknown solver {name!r}. There is {', '.join(offered)}")
+    return Solver.registry[names[name.lower()]]()
 
 
 def _article(kind: type[Prior]) -> str:

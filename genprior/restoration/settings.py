@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import sys
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from genprior.restoration.degradation import Size
 from genprior.restoration.progress import too_costly
 from genprior.restoration.windows import Window
 from genprior.solve import default_solver, solve
-from genprior.solvers import MMPS, Result, Solver, available
-from genprior.solvers.base import image_shape, rows_in_flight
+from genprior.solvers import MMPS, Result, Solver
+from genprior.solvers.base import image_shape, named, rows_in_flight
 from genprior.solvers.chunks import Tracking
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -107,14 +106,7 @@ class Solving:
         return dataclasses.replace(solver, **changes)
 
     def _named_solver(self) -> Solver | None:
-        if self.solver is None:
-            return None
-        names = {name.lower(): name for name in available()}
-        if self.solver.lower() not in names:
-            near = difflib.get_close_matches(self.solver.lower(), names, n=3, cutoff=0.4)
-            offered = [names[n] for n in near] or list(names.values())
-            raise ValueError(f"unknown solver {self.solver!r}. There is {', '.join(offered)}")
-        return Solver.registry[names[self.solver.lower()]]()
+        return None if self.solver is None else named(self.solver)
 
     def refuse_too_large(
         self,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tools import seeded
 
 import genprior
 from genprior.operators import (
@@ -27,7 +28,7 @@ from genprior.solvers import (
     Solver,
     available,
 )
-from genprior.solvers.testing import check_solver
+from genprior.solvers.testing import check_solver, gaussian_field
 
 SHAPE = (1, 4, 3)
 
@@ -325,3 +326,14 @@ def test_a_guidance_needs_one_method():
     result = _Mean()(problem(), gaussian(), num_samples=2, batch_size=2)
     assert result.forwards == 4
     assert result.trace["residual"].shape == (5, 3)  # the last of the images returned
+
+
+def test_solve_takes_a_solver_by_its_name():
+    """Catches a name that is called as if it were a solver."""
+    prior, asked = gaussian_field(0)
+    found = genprior.solve(asked, prior, solver="mmps", num_samples=1, generator=seeded())
+    assert found.solver.startswith("MMPS(steps=20")
+    with pytest.raises(ValueError, match=r"unknown solver 'MMSP'\. There is MMPS"):
+        genprior.solve(asked, prior, solver="MMSP")
+    with pytest.raises(TypeError, match="for a seed write"):
+        genprior.solve(asked, prior, generator=0)
