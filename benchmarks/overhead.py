@@ -1,12 +1,15 @@
 """What a solver costs beside its network: time of a solve over time of the evaluations alone.
 
-    python benchmarks/overhead.py --out overhead.csv [--peers] [--memory]
+    python benchmarks/overhead.py --out overhead.csv [--peers] [--memory] [--networks 32x7 8x4]
 
 The network is a stack of convolutions without sleeps, calibrated to 10 and to 1 ms for a forward
-at 3x64x64 on one thread. A solve's evaluations are written down once: batch, noise level, with a
-graph or without, how many vector-Jacobian products. Then the solve and these evaluations alone
-take turns, and the median of the rounds' ratios counts, of processor time on one thread: other
-work on the machine then cancels. `spread` is half the distance between the ratios' quartiles.
+at 3x64x64 on one thread. Two runs may so end with networks of different shapes, whose ratios
+differ by more than their spread: to compare two versions, name the networks (width x depth).
+
+A solve's evaluations are written down once: batch, noise level, with a graph or without, how many
+vector-Jacobian products. Then the solve and these evaluations alone take turns, and the median of
+the rounds' ratios counts, of processor time on one thread: other work on the machine then
+cancels. `spread` is half the distance between the ratios' quartiles.
 
 Memory is the peak of live tensors in a solve over that in its evaluations alone.
 """
@@ -83,6 +86,7 @@ class Network(DenoisingPrior):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
+        self.name = f"{width}x{depth}"
         self.image_shape, self.sigma_range = SHAPE, (0.002, 80.0)
         self.register_buffer("data_mean", torch.tensor(0.5), persistent=False)
         self.register_buffer("data_std", torch.tensor(0.25), persistent=False)
@@ -130,20 +134,24 @@ def median_time(run: Callable[[], Any], repeats: int = 15) -> float:
     return statistics.median(times)
 
 
-def calibrated(milliseconds: float) -> tuple[Network, float]:
-    """The network whose forward takes nearest to so long, and how long it takes."""
+@torch.no_grad()
+def forward_time(network: Network, repeats: int) -> float:
+    """How long one image takes, in milliseconds."""
     x, sigma = torch.rand(1, *SHAPE), torch.ones(1)
-    found: list[tuple[float, Network, float]] = []
-    with torch.no_grad():
-        for width in (8, 12, 16, 24, 32):
-            for depth in range(1, 13):
-                network = Network(width, depth)
-                took = 1000 * median_time(lambda n=network: n.denoise(x, sigma), 9)
-                found.append((abs(took - milliseconds), network, took))
-                if took > 1.3 * milliseconds:
-                    break
-        _, network, _ = min(found, key=lambda f: f[0])
-        return network, 1000 * median_time(lambda: network.denoise(x, sigma), 50)
+    return 1000 * median_time(lambda: network.denoise(x, sigma), repeats)
+
+
+def calibrated(milliseconds: float) -> Network:
+    """The network whose forward takes nearest to so long."""
+    found: list[tuple[float, Network]] = []
+    for width in (8, 12, 16, 24, 32):
+        for depth in range(1, 13):
+            network = Network(width, depth)
+            took = forward_time(network, 9)
+            found.append((abs(took - milliseconds), network))
+            if took > 1.3 * milliseconds:
+                break
+    return min(found, key=lambda f: f[0])[1]
 
 
 def problems() -> dict[str, Problem]:
@@ -276,16 +284,19 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="deepinv's solvers too")
     parser.add_argument("--memory", action="store_true", help="peak memory too")
     parser.add_argument("--only", help="one solver or operator")
+    parser.add_argument("--networks", nargs="+", metavar="WIDTHxDEPTH", help="not calibrated")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
-    for milliseconds in (10.0, 1.0):
-        network, took = calibrated(milliseconds)
-        print(f"a forward takes {took:.2f} ms")
+    named = [Network(*map(int, name.split("x"))) for name in options.networks or ()]
+    for network in named or map(calibrated, (10.0, 1.0)):
+        took = forward_time(network, 50)
+        print(f"a forward of {network.name} takes {took:.2f} ms")
         runs = [*own_runs(network), *(deepinv_runs(network) if options.peers else ())]
         for operator, solver, run in runs:
             if options.only in (None, operator, solver):
-                case = {"forward ms": round(took, 2), "operator": operator, "solver": solver}
+                case = {"network": network.name, "forward ms": round(took, 2)}
+                case |= {"operator": operator, "solver": solver}
                 rows.append({**case, **measured(run, network, options)})
                 print(*rows[-1].values(), sep="\t", flush=True)
     with options.out.open("w", newline="") as file:

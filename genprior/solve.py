@@ -14,7 +14,7 @@ from genprior.solvers import (
     Result,
     Solver,
 )
-from genprior.solvers.base import named
+from genprior.solvers.choice import named
 from genprior.solvers.chunks import Tracking
 
 

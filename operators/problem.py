@@ -114,7 +114,7 @@ class Problem:
             )
         return self.operator
 
-    @property
+    @cached_property
     def sigma(self) -> Tensor:
         """Standard deviation of the Gaussian noise of each measurement, (B,), in y's dtype.
 

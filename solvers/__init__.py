@@ -1,6 +1,7 @@
 """Solvers: what inverts the degradation. `available(prior)` lists those that serve a prior."""
 
-from genprior.solvers.base import Counted, Solver, available
+from genprior.solvers.base import Counted, Solver
+from genprior.solvers.choice import available
 from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.diffusion.daps import DAPS
 from genprior.solvers.diffusion.ddnm import DDNM

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import inspect
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -20,30 +18,12 @@ from torch import Tensor, nn
 from genprior.operators import GaussianNoise, Noise, Problem, fits
 from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
-from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Model, Prior
+from genprior.priors.base import Prior
+from genprior.solvers.choice import REGISTRY, check_capability, without
 from genprior.solvers.chunks import Chunk, Solution, Tracking, join
 from genprior.solvers.result import Result, paired_std
 
 T = TypeVar("T")
-
-RANKING = (
-    "ExactPosterior",
-    "MMPS",
-    "DAPS",
-    "SMC",
-    "PiGDM",
-    "DPS",
-    "DiffPIR",
-    "DDRM",
-    "DDNM",
-    "RePaint",
-    "DenoisingPosterior",
-    "REDDiff",
-    "LatentSampler",
-    "LatentMAP",
-    "JointMAP",
-)
-"""The order in which solvers are recommended; those of others come after them."""
 
 ROW_VALUES = 2**21
 """Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
@@ -103,7 +83,6 @@ class Solver(ABC):
     gaussian: ClassVar[bool] = False
     point_estimate: ClassVar[bool] = False
     joint: ClassVar[bool] = False
-    registry: ClassVar[dict[str, type[Solver]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,13 +91,14 @@ class Solver(ABC):
             cls.needs = (needs,)
         base = any(getattr(getattr(cls, n, None), "__isabstractmethod__", False) for n in dir(cls))
         if not (base or cls.__name__.startswith("_")):
-            Solver.registry[cls.__name__] = cls
+            REGISTRY[cls.__name__] = cls
 
     @classmethod
     def serves(cls, prior: Prior) -> bool:
         """Whether `prior` has all that this solver needs."""
         return all(isinstance(prior, kind) for kind in cls.needs)
 
+    @torch.inference_mode(False)  # in which nothing has a gradient
     def __call__(
         self,
         problem: Problem,
@@ -144,27 +124,7 @@ class Solver(ABC):
             ValueError: Sizes, devices or counts do not fit.
             MemoryError: A chunk did not fit; says which batch_size to try.
         """
-        with torch.inference_mode(False):  # in which nothing has a gradient
-            problem, prior = _ordinary(problem), _ordinary(prior)
-            return self._call(
-                problem,
-                prior,
-                num_samples=num_samples,
-                generator=generator,
-                batch_size=batch_size,
-                progress=progress,
-            )
-
-    def _call(
-        self,
-        problem: Problem,
-        prior: Prior,
-        *,
-        num_samples: int,
-        generator: Generators,
-        batch_size: int | None,
-        progress: Tracking,
-    ) -> Result:
+        problem, prior = _ordinary(problem), _ordinary(prior)
         shape = self._check(problem, prior, num_samples, batch_size)
         start = time.perf_counter()
         counted = Counted(prior)
@@ -174,8 +134,10 @@ class Solver(ABC):
         parts = []
         for b0, b1, s0, s1 in self._chunks(count, num_samples, shape, batch_size):
             mine = [rows[b * num_samples + s] for b in range(b0, b1) for s in range(s0, s1)]
+            whole = b1 - b0 == count
+            some = problem if whole else problem.take(torch.arange(b0, b1, device=problem.device))
             chunk = Chunk(
-                problem=problem.take(torch.arange(b0, b1, device=problem.y.device)),
+                problem=some,
                 samples=s1 - s0,
                 image_shape=shape,
                 image_generators=images[b0:b1],
@@ -227,7 +189,7 @@ class Solver(ABC):
             f"converged: number {named}{how_far}. Try more steps, another solver, or a "
             "larger sigma if that is a guess",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     @property
@@ -275,12 +237,12 @@ class Solver(ABC):
         if self.linear and not problem.linear:
             raise TypeError(
                 f"{name} needs a linear operator; {type(problem.operator).__name__} is not. "
-                f"Nonlinear ones are served by {_names('linear', prior)}."
+                f"Nonlinear ones are served by {without('linear', prior)}."
             )
         if self.gaussian and not isinstance(problem.noise, GaussianNoise):
             raise TypeError(
                 f"{name} needs Gaussian noise, not {type(problem.noise).__name__}. "
-                f"Other noise is served by {_names('gaussian', prior)}."
+                f"Other noise is served by {without('gaussian', prior)}."
             )
         if num_samples < 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(
@@ -294,7 +256,7 @@ class Solver(ABC):
         if self.point_estimate and num_samples > 1:
             raise ValueError(
                 f"{name} gives one point estimate, not {num_samples} samples; for samples take "
-                f"{_names('point_estimate', prior)}"
+                f"{without('point_estimate', prior)}"
             )
         tensor = next(chain(prior.parameters(), prior.buffers()), None)
         if tensor is not None and tensor.device != problem.y.device:
@@ -358,79 +320,3 @@ def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
         raise ValueError(f"y is of images {shape}, {name} for {known[1]}")
     channels, height, width = concrete(shape)
     return channels, height, width
-
-
-def check_capability(solver: type[Solver], prior: Prior) -> None:
-    """Raise a TypeError that names the solvers that do serve `prior`, unless this one does.
-
-    A prior that has the capabilities by its class must have their attributes too.
-    """
-    if not isinstance(prior, Prior):
-        raise TypeError(f"{solver.__name__} takes a Prior second, not {type(prior).__name__}")
-    name = type(prior).__name__
-    if solver.serves(prior):
-        lacks = _lacking(solver.needs, prior)
-        if lacks:
-            raise TypeError(
-                f"{name} does not keep what its base classes promise: it lacks "
-                f"{', '.join(lacks)}. Set them in __init__; "
-                f"{' and '.join(kind.__name__ for kind in solver.needs)} say what they are"
-            )
-        return
-    kinds = {LatentPrior: "latent", DenoisingPrior: "denoising", ExactPrior: "exact"}
-    has = [word for kind, word in kinds.items() if isinstance(prior, kind)]
-    what = f"{has[0]}-only" if len(has) == 1 else " and ".join(has) or "for sampling only"
-    others = available(prior)
-    advice = f"Try {others[0]}." if others else "No solver serves it."
-    wanted = [_article(kind) for kind in solver.needs]
-    wanted += [solver.needs_besides] if solver.needs_besides else []
-    listing = ", ".join(wanted[:-1]) + " and " * (len(wanted) > 1) + wanted[-1]
-    raise TypeError(f"{solver.__name__} needs {listing}; {name} is {what}. {advice}")
-
-
-def _lacking(needs: tuple[type[Prior], ...], prior: Prior) -> list[str]:
-    """Attributes that the capabilities declare and `prior` has not, in words."""
-    own = [name for name in _promised(needs) if not hasattr(type(prior), name)]
-    lacks = [name for name in own if not hasattr(prior, name)]
-    tensors = [name for name in own if name in ("data_mean", "data_std") and name not in lacks]
-    wrong = [name for name in tensors if not isinstance(getattr(prior, name), Tensor)]
-    return lacks + [f"{name} as a tensor" for name in wrong]
-
-
-@cache
-def _promised(needs: tuple[type[Prior], ...]) -> list[str]:
-    """Names of the attributes that capabilities declare."""
-    bases = [base for kind in needs for base in kind.__mro__ if issubclass(base, Model)]
-    names = [name for base in bases for name in inspect.get_annotations(base)]
-    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
-
-
-def available(prior: Prior | None = None) -> list[str]:
-    """Name the solvers that serve `prior`, or all of them, the recommended first."""
-    ranks = {name: rank for rank, name in enumerate(RANKING)}
-    names = sorted(Solver.registry, key=lambda name: ranks.get(name, len(ranks)))
-    return [name for name in names if prior is None or Solver.registry[name].serves(prior)]
-
-
-def named(name: str) -> Solver:
-    """Make the solver of a name, in any case, with its defaults.
-
-    Raises:
-        ValueError: There is none; the nearest are offered.
-    """
-    names = {known.lower(): known for known in available()}
-    if name.lower() not in names:
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
-        offered = [names[n] for n in near] or list(names.values())
-        raise ValueError(f"unknown solver {name!r}. There is {', '.join(offered)}")
-    return Solver.registry[names[name.lower()]]()
-
-
-def _article(kind: type[Prior]) -> str:
-    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
-
-
-def _names(flag: str, prior: Prior) -> str:
-    """The solvers for `prior` in which `flag` is False."""
-    names = [n for n in available(prior) if not getattr(Solver.registry[n], flag)]
-    return ", ".join(names) or "none for this prior"

@@ -16,6 +16,7 @@ from genprior.priors.base import as_prior
 from genprior.restoration.settings import Device, find_device
 from genprior.solvers import Solver
 from genprior.solvers import available as solvers_for
+from genprior.solvers.choice import REGISTRY
 
 
 def priors() -> None:
@@ -38,7 +39,7 @@ def solvers(*, prior: str | None = None) -> None:
         prior: Only those that serve this prior (a name or a weights file).
     """
     for name in solvers_for(None if prior is None else load(prior)):
-        kind = Solver.registry[name]
+        kind = REGISTRY[name]
         needs = _words(kind)
         limits = [
             word

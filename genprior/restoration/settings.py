@@ -21,7 +21,8 @@ from genprior.restoration.progress import too_costly
 from genprior.restoration.windows import Window
 from genprior.solve import default_solver, solve
 from genprior.solvers import MMPS, Result, Solver
-from genprior.solvers.base import image_shape, named, rows_in_flight
+from genprior.solvers.base import image_shape, rows_in_flight
+from genprior.solvers.choice import named
 from genprior.solvers.chunks import Tracking
 
 Device = Literal["auto", "cpu", "cuda", "mps"]

@@ -112,29 +112,27 @@ class DiffusionSolver(Solver):
         return self._finish(walk, self.descend(walk))
 
     def _finish(self, walk: Walk, x: Tensor) -> Solution:
-        count = len(x) // walk.samples
-
-        def first(values: Tensor) -> Tensor:
-            """Of each image's rows, as many as there are samples."""
-            return values.reshape(count, -1, *values.shape[1:])[:, : walk.samples].flatten(0, 1)
+        count, samples = len(x) // walk.samples, walk.samples
+        problem, sound = walk.problem, walk.sound
+        if len(problem.y) > len(x):  # of each image's rows, as many as there are samples
+            rows = torch.arange(len(problem.y), device=x.device)
+            rows = rows.reshape(count, -1)[:, :samples].flatten()
+            problem, sound = problem.take(rows), sound[rows]
+        observed = problem.operator.observed
+        if self.keep_measured and observed is not None:
+            x = torch.where(observed, problem.y, x)
 
         def per_image(values: Tensor) -> Tensor:
-            return values.reshape(*values.shape[:-1], count, -1)
+            return values.reshape(*values.shape[:-1], count, -1).mean(-1)
 
-        observed = walk.problem.operator.observed
-        if self.keep_measured and observed is not None:
-            y = walk.problem.y
-            x = torch.where(first(observed.expand_as(y)), first(y), x)
-        rows = first(torch.arange(len(walk.problem.y), device=x.device))
-        problem, sound = walk.problem.take(rows), first(walk.sound)
-        last = per_image(torch.where(sound, misfit(problem, x), torch.nan)).mean(-1)
-        explained = last <= per_image(largest_misfit(problem))[:, 0]
-        residual = per_image(walk.residuals()).mean(-1)
-        sigma = per_image(walk.sigmas[: len(residual)]).mean(-1)
+        last = per_image(torch.where(sound, misfit(problem, x), torch.nan))
+        residual = per_image(walk.residuals())
+        sigma = per_image(walk.sigmas[: len(residual)])
         return Solution(
-            samples=x.reshape(count, walk.samples, *x.shape[1:]),
-            mean=None if walk.mean is None else walk.mean[:: walk.samples],
-            converged=per_image(walk.sound).all(-1) & explained,
+            samples=x.reshape(count, samples, *x.shape[1:]),
+            mean=None if walk.mean is None else walk.mean[::samples],
+            converged=walk.sound.reshape(count, -1).all(1)
+            & (last <= largest_misfit(problem)[::samples]),
             trace={
                 "sigma": torch.cat([sigma, torch.zeros_like(sigma[:1])]),
                 "residual": torch.cat([residual, last[None]]),

@@ -17,7 +17,7 @@ from genprior.commands import run
 from genprior.pretrained import loader
 from genprior.priors import Diffusion, Model
 from genprior.restoration import settings
-from genprior.solvers import Solver
+from genprior.solvers import choice
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
@@ -31,7 +31,7 @@ def blocks_on(page):
 @pytest.fixture
 def registries(monkeypatch):
     """What a page defines would be listed among the shipped ones in the tests that follow."""
-    monkeypatch.setattr(Solver, "registry", dict(Solver.registry))
+    monkeypatch.setattr(choice, "REGISTRY", dict(choice.REGISTRY))
     monkeypatch.setattr(Model, "families", dict(Model.families))
 
 

@@ -28,6 +28,7 @@ from genprior.solvers import (
     Solver,
     available,
 )
+from genprior.solvers.choice import REGISTRY
 from genprior.solvers.testing import check_solver, gaussian_field
 
 SHAPE = (1, 4, 3)
@@ -248,7 +249,7 @@ def test_solvers_are_ranked_and_bases_left_out():
         assert set(names) <= set(available())
         assert not {"DiffusionSolver", "GuidedSolver"} & set(available())
     finally:
-        del Solver.registry["Newcomer"]
+        del REGISTRY["Newcomer"]
 
 
 class Bare(DenoisingPrior):
