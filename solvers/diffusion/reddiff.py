@@ -70,10 +70,10 @@ class REDDiff(DiffusionSolver):
         smooth, scale = mu, walk.prior.data_scale
         weights = self._weights(walk)
         levels = zip(walk.sigmas, per_level(mu, walk.sigmas, weights), strict=True)
+        norm, pulled = walk.residual_gradient(mu)
         for step, (sigma, (s, weight)) in enumerate(levels, start=1):
             x0 = walk.prior.denoise(plus(mu, s, walk.noise(mu)), sigma)
             smooth = smooth.lerp(x0, SMOOTHING)
-            norm, pulled = walk.residual_gradient(mu, about=smooth)
             gradient = plus(weight * (mu - x0), norm, pulled)
             first = first.lerp(gradient, 1 - BETA1)
             second = second.lerp(gradient**2, 1 - BETA2)
@@ -81,7 +81,8 @@ class REDDiff(DiffusionSolver):
             fall = 1.0 if self.ddpm_levels else 1 - (step - 1) / self.steps
             rate = self.rate * fall * scale / (1 - BETA1**step)
             mu = walk.keep_sound(mu - rate * first / size, mu)
-            walk.record(mu)
+            norm, pulled = walk.residual_gradient(mu, about=smooth)
+            walk.record(mu, norm)
         return mu
 
     def _weights(self, walk: Walk) -> Tensor:

@@ -148,7 +148,10 @@ class Walk:
                 norm = self.residual_norm(x0)
                 return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
         residual = self.data.residual(x0)
-        weights = self.weights(residual if about is None else self.data.residual(about))
+        there = residual  # for other noise than Poisson's the weights are 1 anywhere
+        if about is not None and isinstance(self.problem.noise, PoissonNoise):
+            there = self.data.residual(about)
+        weights = self.weights(there)
         residual = weights * residual
         norm = row_norm(residual)
         downhill = residual / per_row(torch.where(norm > 0, -norm, 1.0), residual)

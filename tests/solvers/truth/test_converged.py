@@ -65,6 +65,7 @@ def test_one_warning_names_the_images_and_their_residuals():
     assert result.trace["sigma"][-1].tolist() == [0, 0, 0]
     torch.testing.assert_close(result.trace["residual"][-1], misfit(problem, result.samples[:, 0]))
     (warning,) = caught
+    assert warning.filename == __file__
     assert "Astray: 1 of 3 images have not converged: number 1;" in str(warning.message)
     assert "|y - A x| is 10, where noise makes it 1. Try more steps" in str(warning.message)
 
