@@ -1,12 +1,16 @@
 """Change every number and sign of the solvers and samplers, one at a time: do the tests notice?
 
     python benchmarks/mutants.py --out mutants.csv [--only solvers/diffusion/pigdm.py] [--limit 20]
-                                 [--workers 2]
+                                 [--workers 2] [--again]
 
-Numbers are multiplied by 1.5 (0 becomes 1), + and -, * and / and comparisons are swapped, a minus
-sign is dropped. Each is made in a scratch copy of the project and the tests of `TESTS` run there.
+Whole numbers grow by 1, others are multiplied by 1.5 (0 becomes 1), + and -, * and / and
+comparisons are swapped, a minus sign is dropped. Each is made in a scratch copy of the project.
+One run of the tests tells which of them reach which line, and how long each takes: a mutant meets
+those that reach its line, the quickest first, until one fails; for what is read on import, those
+that reach its file or a file that imports it. A test that takes ten times as long as it did fails.
+
 The CSV tells who survived; its column `reason` is for a reader to fill in. A second call skips
-what the CSV has.
+what the CSV has, wherever it stands in the file by then; with `--again` survivors are tried again.
 """
 
 from __future__ import annotations
@@ -16,28 +20,20 @@ import ast
 import csv
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FIELDS: tuple[str, ...] = ("file", "line", "column", "kind", "before", "after", "fate", "reason")
-TRUTH = ("test_truth_gaussian.py", "test_truth_operators.py", "test_walks.py")
-WALKS = tuple(f"tests/solvers/{name}" for name in TRUTH)
-TESTS = {  # The longest prefix counts.
-    "priors/samplers": ("tests/priors/test_samplers.py",),
-    "solvers": ("tests/solvers",),
-    "solvers/diffusion": WALKS,
-    "solvers/walk": (*WALKS, "tests/solvers/test_base.py"),
-    "solvers/diffusion/denoising.py": ("tests/solvers/test_denoising_posterior.py",),
-    "solvers/latent": ("tests/solvers/test_latent_map.py", "tests/solvers/test_latent_sampler.py"),
-    "solvers/data_term.py": ("tests/solvers/test_data_term.py", *WALKS),
-}
+KEYS = ("file", "where", "kind", "before", "after", "occurrence")
+FIELDS: tuple[str, ...] = (*KEYS, "line", "fate", "seconds", "reason")
+TESTS = ("tests/solvers", "tests/priors/test_samplers.py", "tests/priors/diffusion")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -50,23 +46,37 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
 }
+SLOW = 10.0
+"""How many times as long as before, and 20 seconds, a test may take."""
 
 
 def mutants(source: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield each mutation's place and words, and the changed source."""
     tree = ast.parse(source)
-    nodes: list[Any] = list(ast.walk(tree))
-    for node in nodes:
-        field, old, new = _change(node)
-        if field is None:
+    seen: Counter[tuple[str, ...]] = Counter()
+    for node, where, line in _nodes(tree):
+        name, old, new = _change(node)
+        if name is None:
             continue
-        before = ast.unparse(node)
-        row: dict[str, Any] = {"kind": type(node).__name__, "before": before}
+        row = {"where": where, "kind": type(node).__name__, "before": ast.unparse(node)}
+        setattr(node, name, new)
+        row["after"] = ast.unparse(node)
+        key = tuple(row.values())
+        row |= {"occurrence": str(seen[key]), "line": str(line)}
+        seen[key] += 1
+        yield row, ast.unparse(tree)
+        setattr(node, name, old)
+
+
+def _nodes(tree: ast.AST, where: str = "") -> Iterator[tuple[Any, str, int]]:
+    """Every expression, the function or class that it stands in, and its line."""
+    for node in ast.iter_child_nodes(tree):
+        inside = where
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            inside = f"{where}.{node.name}".lstrip(".")
         if isinstance(node, (ast.expr, ast.stmt)):
-            row |= {"line": node.lineno, "column": node.col_offset}
-        setattr(node, field, new)
-        yield row | {"after": ast.unparse(node)}, ast.unparse(tree)
-        setattr(node, field, old)
+            yield node, inside, node.lineno
+        yield from _nodes(node, inside)
 
 
 def _change(node: ast.AST) -> tuple[str | None, Any, Any]:
@@ -87,69 +97,182 @@ def _change(node: ast.AST) -> tuple[str | None, Any, Any]:
     return None, None, None
 
 
-def tests_of(file: str) -> tuple[str, ...]:
-    """The tests that are to notice a change of `file`."""
-    return TESTS[max((prefix for prefix in TESTS if file.startswith(prefix)), key=len)]
+@dataclass
+class Survey:
+    """Which tests reach which lines, and how long they take.
+
+    Attributes:
+        seconds: Of each test.
+        lines: File and line -> the tests that reach it.
+        files: File -> the tests that reach any line of it within a function.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
+    files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def tests_of(self, file: str, line: int) -> set[str]:
+        found = self.lines.get((file, line), set())
+        if found:
+            return found
+        module = file.removesuffix(".py").replace("/", ".")
+        readers = [f for f in self.files if f"genprior.{module} import" in (ROOT / f).read_text()]
+        return set().union(*(self.files[f] for f in (file, *readers) if f in self.files))
 
 
-def fate(copy: Path, file: str, source: str, timeout: float) -> str:
-    """Run the tests of `file` in `copy` with `source` in its place."""
-    original = (copy / file).read_text()
-    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    (copy / file).write_text(source)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+def survey(copy: Path, files: list[str]) -> Survey:
+    """Run all tests of `copy` once, in this process's child, and see what they reach."""
+    import pickle
+
+    path = copy / "survey.pickle"
+    if _forked(copy, lambda: _run_survey(copy, files, path)) != 0:
+        raise SystemExit("the tests fail as they are")
+    return pickle.loads(path.read_bytes())
+
+
+def _run_survey(copy: Path, files: list[str], path: Path) -> int:
+    import pickle
+
+    import coverage
+    import pytest
+
+    watch = coverage.Coverage(data_file=None, include=[str(copy / f) for f in files])
+    found = Survey()
+
+    class Plugin:
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+            watch.switch_context(item.nodeid)
+            begin = time.perf_counter()
+            outcome = yield
+            found.seconds[item.nodeid] = time.perf_counter() - begin
+            return outcome
+
+    watch.start()
+    status = pytest.main([*TESTS, "-q", "-p", "no:cacheprovider"], plugins=[Plugin()])
+    watch.stop()
+    data = watch.get_data()
+    for name in data.measured_files():
+        file = str(Path(name).relative_to(copy))
+        for line, tests in data.contexts_by_lineno(name).items():
+            reached = {test for test in tests if test in found.seconds}
+            found.lines[file, line] |= reached
+            found.files[file] |= reached
+    path.write_bytes(pickle.dumps(found))
+    return int(status)
+
+
+def _forked(copy: Path, run: Any) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(_fork(copy, run), 0)[1])
+
+
+def _fork(copy: Path, run: Any) -> int:
+    """Start `run` in a child that works in `copy` and says nothing; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    os.setpgrp()
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    status = 1
     try:
-        run = subprocess.run(
-            [*command, *tests_of(file)],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "noticed: too slow"
+        status = run()
     finally:
-        (copy / file).write_text(original)
-    return "survived" if run.returncode == 0 else "noticed"
+        os._exit(status)
 
 
-def work(files: list[str], out: Path, *, limit: int | None, workers: int, timeout: float) -> None:
-    """Try what `out` does not have yet, at most `limit` of them."""
-    keys = FIELDS[:6]
-    done: set[tuple[str, ...]] = set()
-    if out.exists():
-        with out.open(newline="") as file:
-            done = {tuple(row[key] for key in keys) for row in csv.DictReader(file)}
-    todo = []
-    for name in files:
-        for row, source in mutants((ROOT / name).read_text()):
-            row = {"file": name, **row}
-            if tuple(str(row[key]) for key in keys) not in done:
-                todo.append((row, source))
-    todo = todo[:limit]
-    with tempfile.TemporaryDirectory() as folder, out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not done:
-            writer.writeheader()
-        copies: Queue[Path] = Queue()
-        for i in range(workers):
-            ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "docs")
-            copies.put(Path(shutil.copytree(ROOT, Path(folder) / str(i), ignore=ignored)))
+def _try(copy: Path, tests: list[str], seconds: dict[str, float], killer: Path) -> int:
+    """Run `tests` in their order until one fails or takes too long; write its name down."""
+    import pytest
 
-        def attempt(task: tuple[dict[str, Any], str]) -> dict[str, Any]:
-            row, source = task
-            copy = copies.get()
-            try:
-                return {**row, "fate": fate(copy, str(row["file"]), source, timeout)}
-            finally:
-                copies.put(copy)
+    rank = {test: i for i, test in enumerate(tests)}
 
-        with ThreadPoolExecutor(workers) as pool:
-            for row in pool.map(attempt, todo):
-                writer.writerow(row)
-                file.flush()
-                print(*(row[key] for key in FIELDS[:7]), sep=" | ", flush=True)
+    class Plugin:
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            items.sort(key=lambda item: rank.get(item.nodeid, len(rank)))
+
+        def pytest_runtest_setup(self, item: pytest.Item) -> None:
+            killer.write_text(item.nodeid)
+            signal.alarm(int(20 + SLOW * seconds[item.nodeid]))
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    command = [*tests, "-q", "-x", "-p", "no:cacheprovider", "-p", "no:warnings"]
+    return int(pytest.main(command, plugins=[Plugin()]))
+
+
+@dataclass
+class Attempt:
+    """A mutant at work in one of the copies."""
+
+    row: dict[str, str]
+    copy: Path
+    original: str
+    begin: float
+
+    @property
+    def killer(self) -> Path:
+        return self.copy / "killer.txt"
+
+    def end(self, status: int) -> dict[str, str]:
+        (self.copy / self.row["file"]).write_text(self.original)
+        code = os.waitstatus_to_exitcode(status)
+        fate = {0: "survived", -signal.SIGALRM: "noticed: too slow"}.get(code, "noticed")
+        took = f"{time.perf_counter() - self.begin:.1f}"
+        return {**self.row, "fate": fate, "seconds": took, "reason": ""}
+
+
+def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[str, str]]:
+    """Try mutants in so many copies of the project at a time; yield each one's fate."""
+    import pytest  # noqa: F401  the children find these loaded
+    import torch
+
+    torch.set_num_threads(1)
+    files = sorted({str(p.relative_to(ROOT)) for p in _sources()})
+    with tempfile.TemporaryDirectory() as folder:
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "docs", "build")
+        copies = [Path(folder) / str(i) for i in range(workers)]
+        for copy in copies:
+            shutil.copytree(ROOT, copy, ignore=ignored)
+        known = survey(copies[0], files)
+        print(f"{len(known.seconds)} tests in {sum(known.seconds.values()):.0f} s", flush=True)
+        kills: dict[str, Counter[str]] = defaultdict(Counter)
+        running: dict[int, Attempt] = {}
+        queue = iter(todo)
+        while True:
+            task = next(queue, None) if copies else None
+            if task is not None:
+                row, source = task
+                copy, file = copies.pop(), row["file"]
+                tests = known.tests_of(file, int(row["line"]))
+                if not tests:
+                    copies.append(copy)
+                    yield {**row, "fate": "survived", "seconds": "0", "reason": "no test"}
+                    continue
+                order = sorted(tests, key=lambda t: (-kills[file][t], known.seconds[t]))
+                attempt = Attempt(row, copy, (copy / file).read_text(), time.perf_counter())
+                (copy / file).write_text(source)
+                child = _fork(
+                    copy, lambda c=copy, o=order, a=attempt: _try(c, o, known.seconds, a.killer)
+                )
+                running[child] = attempt
+                continue
+            if not running:
+                return
+            child, status = os.wait()
+            attempt = running.pop(child)
+            row = attempt.end(status)
+            if row["fate"] != "survived" and attempt.killer.exists():
+                kills[row["file"]][attempt.killer.read_text()] += 1
+            copies.append(attempt.copy)
+            yield row
+
+
+def _sources() -> list[Path]:
+    return sorted([*ROOT.glob("solvers/**/*.py"), *ROOT.glob("priors/samplers/*.py")])
 
 
 def main() -> None:
@@ -159,11 +282,30 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None, help="files, from the project's root")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one mutant")
+    parser.add_argument("--again", action="store_true", help="try survivors again")
     args = parser.parse_args()
-    found = [*ROOT.glob("solvers/**/*.py"), *ROOT.glob("priors/samplers/*.py")]
-    files = args.only or sorted(str(path.relative_to(ROOT)) for path in found)
-    work(files, args.out, limit=args.limit, workers=args.workers, timeout=args.timeout)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    known: list[dict[str, str]] = []
+    if args.out.exists():
+        with args.out.open(newline="") as file:
+            known = list(csv.DictReader(file))
+    rows = {tuple(row[key] for key in KEYS): row for row in known}
+    todo = []
+    for path in args.only or [str(p.relative_to(ROOT)) for p in _sources()]:
+        for row, source in mutants((ROOT / path).read_text()):
+            row = {"file": path, **row}
+            before = rows.get(tuple(row[key] for key in KEYS))
+            if before is None or (args.again and before["fate"] == "survived"):
+                todo.append((row, source))
+    for row in work(todo[: args.limit], args.workers):
+        key = tuple(row[key] for key in KEYS)
+        row["reason"] = row["reason"] or rows.get(key, row)["reason"]
+        rows[key] = row
+        print(*(row[key] for key in FIELDS[:9]), sep=" | ", flush=True)
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows.values())
 
 
 if __name__ == "__main__":
