@@ -14,7 +14,7 @@ from genprior.solvers.base import Counted
 from genprior.solvers.walk.levels import ddpm_grid
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
-from genprior.solvers.walk.steps import per_level, row_norm
+from genprior.solvers.walk.steps import per_level
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DDRM(DiffusionSolver):
             x0 = walk.keep_sound(walk.prior.denoise(x, level), x)
             n = walk.noise(x)
             x0bar, nbar = svd.vt(x0), svd.vt(n)
-            walk.record(x0, row_norm(walk.data.y - svd.singular_values * x0bar))
+            walk.record(x0)
             look = sigma / noise * (ybar - x0bar) if self.as_published else xbar - x0bar
             rest = (lower**2 - (self.eta_b * noise) ** 2 + v1).clamp(min=0).sqrt()
             towards_y = self.eta_b * (ybar - x0bar) + rest * nbar

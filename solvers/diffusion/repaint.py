@@ -69,11 +69,13 @@ class RePaint(DiffusionSolver):
         turn = torch.minimum(torch.maximum(ends[1], problem.sigma), ends[0])
         levels = max(1, (self.steps - below) // self.repeats)
         above = samplers.log_uniform(ends[0], turn, levels + 1, like=problem.y)
-        return torch.cat([above, samplers.log_uniform(turn, ends[1], below, like=problem.y)])
+        rest = samplers.log_uniform(turn, ends[1], below, like=problem.y)
+        return torch.cat([above[:-1], rest])
 
     def descend(self, walk: Walk) -> Tensor:
         below = max(1, self.steps // 5)
-        above, rest = walk.sigmas[:-below], walk.sigmas[-below:]
+        rest = walk.sigmas[-below:]
+        above = torch.cat([walk.sigmas[:-below], rest[:1]])
         y, mask = walk.problem.y, self._mask(walk.problem)
         x = self.start(walk)
         lower = above[1:]

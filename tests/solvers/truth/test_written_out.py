@@ -1,0 +1,109 @@
+"""Every walk against the same walk written out for one image from its formulas.
+
+Laws within a bar leave room for a wrong number; two ways to one result to rounding leave none.
+"""
+
+import pytest
+import torch
+from tools import seeded
+from written_out import walks
+from written_out.dense import Dense
+from written_out.samplers import Tape
+
+from genprior.operators import (
+    Blur,
+    Downsampling,
+    GaussianNoise,
+    Identity,
+    Inpainting,
+    Matrix,
+    Problem,
+    kernels,
+)
+from genprior.priors.samplers import DDPM, UniPC
+from genprior.solvers import (
+    DAPS,
+    DDNM,
+    DDRM,
+    DPS,
+    MMPS,
+    DenoisingPosterior,
+    DiffPIR,
+    PiGDM,
+    REDDiff,
+    RePaint,
+)
+from genprior.solvers.testing import gaussian_field, noise_replaced
+
+SHAPE = (1, 4, 4)
+OPERATORS = {
+    "mask": Inpainting(torch.rand(SHAPE, generator=seeded(1)) < 0.5),
+    "blur": Blur(kernels.gaussian(0.8)[3:6, 2:6], SHAPE),
+    "downsampling": Downsampling(2, SHAPE),
+    "matrix": Matrix(2 * torch.randn(6, 16, generator=seeded(2)).double(), SHAPE),
+    "identity": Identity(SHAPE),
+}
+EXACT = {"iterations": 24, "tolerance": 1e-13}
+LINEAR = [
+    (PiGDM(steps=7), walks.pigdm),
+    (MMPS(steps=11, **EXACT), walks.mmps),
+    (MMPS(steps=5, sampler=UniPC(), **EXACT), walks.mmps),
+    (MMPS(steps=6, sampler=DDPM(), **EXACT), walks.mmps),
+    (MMPS(steps=9, returns=2, **EXACT), walks.mmps),
+    (MMPS(steps=20, steer=20.0, **EXACT), walks.steered),
+    (DAPS(steps=7), walks.daps),
+    (DAPS(steps=11, flow_steps=3), walks.daps),
+    (DiffPIR(steps=7, lam=0.7, zeta=0.3), walks.diffpir),
+    (DiffPIR(steps=6, ddpm_levels=True), walks.diffpir),
+    (DDNM(steps=7), walks.ddnm),
+    (DDNM(steps=7, as_published=True), walks.ddnm),
+    (DDRM(steps=7), walks.ddrm),
+    (DDRM(steps=7, eta=0.8, eta_b=0.9), walks.ddrm),
+    (DDRM(steps=7, as_published=True, smallest=0.2), walks.ddrm),
+    (DPS(steps=7, zeta=0.8), walks.dps),
+    (REDDiff(steps=7), walks.reddiff),
+    (REDDiff(steps=7, ddpm_levels=True), walks.reddiff),
+]
+CASES = [
+    (solver, walk, kind)
+    for solver, walk in LINEAR
+    for kind in ("mask", "blur", "downsampling", "matrix")
+]
+CASES += [(RePaint(steps=21, repeats=3), walks.repaint, "mask")]
+CASES += [(DenoisingPosterior(steps=7), walks.denoising, "identity")]
+
+
+def posed(kind, sigmas):
+    """A prior of unlike pixels, and one problem for each noise level."""
+    prior, _ = gaussian_field(11)
+    operator = OPERATORS[kind]
+    noise = GaussianNoise(torch.tensor(sigmas, dtype=torch.float64))
+    x = prior.sample(len(sigmas), generator=seeded(3))
+    return prior, Problem.simulate(x, operator, noise, generator=seeded(4))
+
+
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+@pytest.mark.parametrize(
+    ("solver", "walk", "kind"),
+    CASES,
+    ids=[f"{walk.__name__} {i}, {kind}" for i, (_, walk, kind) in enumerate(CASES)],
+)
+def test_walk_is_the_one_written_out(solver, walk, kind):
+    """Catches any number or sign of a walk, its levels, start and trace, however small its share
+    in the law; and any that is right for one operator or noise level only."""
+    prior, problem = posed(kind, [0.002, 0.03, 0.4])
+    tape = Tape()
+    with noise_replaced(tape):
+        found = solver(problem, prior)
+    for i in range(3):
+        p = Dense.of(prior, problem.take(torch.tensor([i])), tape.row(i))
+        x = walk(solver, p)
+        torch.testing.assert_close(found.samples[i, 0].flatten(), x, rtol=1e-5, atol=1e-7)
+        assert next(p.dealt, None) is None, "draws noise that the formula has not"
+        sigmas = torch.tensor([*(s for s, _ in p.record), 0.0], dtype=torch.float64)
+        torch.testing.assert_close(found.trace["sigma"][:, i], sigmas)
+        unit = p.sigma_y * len(p.y) ** 0.5
+        norms = torch.stack(
+            [p.residual(x0).norm() / unit for x0 in [*(x for _, x in p.record), x]]
+        )
+        torch.testing.assert_close(found.trace["residual"][:, i], norms, rtol=1e-5, atol=1e-7)
