@@ -23,7 +23,6 @@ import importlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -108,11 +107,13 @@ class Survey:
         seconds: Of each test.
         lines: File and line -> the tests that reach it.
         files: File -> the tests that reach any line of it within a function.
+        modules: All that they import.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
     files: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    modules: list[str] = field(default_factory=list)
 
     def tests_of(self, file: str, line: int) -> set[str]:
         found = self.lines.get((file, line), set())
@@ -161,6 +162,7 @@ def _run_survey(copy: Path, files: list[str], path: Path) -> int:
             reached = {test for test in tests if test in found.seconds}
             found.lines[file, line] |= reached
             found.files[file] |= reached
+    found.modules = list(sys.modules)
     path.write_bytes(pickle.dumps(found))
     return int(status)
 
@@ -203,8 +205,9 @@ def _try(copy: Path, tests: list[str], seconds: dict[str, float], killer: Path) 
             signal.alarm(int(20 + SLOW * seconds[item.nodeid]))
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    command = [*tests, "-q", "-x", "-p", "no:cacheprovider", "-p", "no:warnings"]
-    return int(pytest.main(command, plugins=[Plugin()]))
+    left_out = ("cacheprovider", "warnings", "hypothesispytest", "xdist")
+    without = [word for name in left_out for word in ("-p", f"no:{name}")]
+    return int(pytest.main([*tests, "-q", "-x", *without], plugins=[Plugin()]))
 
 
 @dataclass
@@ -230,7 +233,9 @@ class Attempt:
 
 def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[str, str]]:
     """Try mutants in so many copies of the project at a time; yield each one's fate."""
-    _preload()
+    import torch
+
+    torch.set_num_threads(1)
     files = sorted({str(p.relative_to(ROOT)) for p in _sources()})
     with tempfile.TemporaryDirectory() as folder:
         ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "docs", "build")
@@ -238,6 +243,7 @@ def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[
         for copy in copies:
             shutil.copytree(ROOT, copy, ignore=ignored)
         known = survey(copies[0], files)
+        _preload(known.modules)
         print(f"{len(known.seconds)} tests in {sum(known.seconds.values()):.0f} s", flush=True)
         kills: dict[str, Counter[str]] = defaultdict(Counter)
         running: dict[int, Attempt] = {}
@@ -271,17 +277,13 @@ def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[
             yield row
 
 
-def _preload() -> None:
-    """Import what the children will, but nothing of ours: that is half of a mutant's time."""
-    command = [sys.executable, "-c", "import genprior, pytest, sys; print(*sys.modules)"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in names.split():
-        if name.split(".")[0] not in ("genprior", "__main__"):
-            with contextlib.suppress(ImportError):
+def _preload(modules: list[str]) -> None:
+    """Import what the tests import, but nothing of ours: that is most of a mutant's time."""
+    ours = {"genprior", *(p.stem for p in (ROOT / "tests").glob("*"))}
+    for name in modules:
+        if name.split(".")[0] not in ours:
+            with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _sources() -> list[Path]:
