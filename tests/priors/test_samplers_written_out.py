@@ -32,7 +32,7 @@ def denoise(x, sigma):
         DDIM(0.6),
         DDPM(),
         Heun(),
-        Heun(churn=2.0, churn_range=(0.1, 3.0), churn_noise=1.01),
+        Heun(churn=0.9, churn_range=(0.1, 3.0), churn_noise=1.01),
         Heun(churn=50.0),
         DPMSolver(),
         DPMSolver(stochastic=True),
@@ -43,10 +43,19 @@ def denoise(x, sigma):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("high", [8.0, 2.0])
-def test_sampler_is_the_one_written_out(sampler, high):
-    """Catches any number or sign of a sampler, also where steps are not alike or very long."""
-    levels = [high * s for s in (1.0, 0.8, 0.45, 0.3, 0.28, 0.2, 0.07, 0.03, 0.02, 0.005)]
+@pytest.mark.parametrize(
+    "levels",
+    [
+        (8.0, 6.4, 3.6, 2.4, 2.2, 1.6, 0.56, 0.24, 0.16, 0.04),
+        (2.0, 1.6, 0.9, 0.6, 0.56, 0.4, 0.14, 0.06, 0.04, 0.01),
+        (3.0, 3.0, 2.0, 1.5, 1.5, 1.0),
+        (4.0, 2.0),
+    ],
+    ids=lambda levels: str(levels[0]),
+)
+def test_sampler_is_the_one_written_out(sampler, levels):
+    """Catches any number or sign of a sampler, also where steps are not alike, very long or of
+    length zero."""
     sigmas, tape = torch.tensor(levels, dtype=torch.float64), Tape()
     x = torch.randn(2, *SHAPE, generator=seeded(1)).double()
     with noise_replaced(tape):

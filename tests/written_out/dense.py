@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from genprior.operators import PoissonNoise
+
 
 @dataclass
 class Dense:
@@ -14,8 +16,10 @@ class Dense:
 
     Attributes:
         seen: Which entries of the whole y are observed.
+        sigma_y: Of an average entry, where photons are counted.
+        peak: Photons of a pixel of 1, where they are counted, else None.
         dealt: Noise in the order in which it is drawn.
-        record: (sigma, x0) of each step, x0 as in the solver's trace.
+        record: Of each step sigma, x0 and the residual's weights, as in the solver's trace.
     """
 
     a: Tensor
@@ -25,8 +29,9 @@ class Dense:
     mean: Tensor
     covariance: Tensor
     sigma_range: tuple[float, float]
+    peak: float | None
     dealt: Iterator[Tensor]
-    record: list[tuple[float, Tensor]] = field(default_factory=list)
+    record: list[tuple[float, Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, prior, problem, dealt):
@@ -39,9 +44,13 @@ class Dense:
         covariance = flat.T @ flat + prior.residual**2 * torch.eye(
             flat.shape[1], dtype=torch.float64
         )
-        y, sigma_y = problem.y[0].flatten()[seen], float(problem.sigma[0])
-        mean = prior.mean.flatten()
-        return cls(a[seen], y, seen, sigma_y, mean, covariance, prior.sigma_range, dealt)
+        y, mean, peak = problem.y[0].flatten()[seen], prior.mean.flatten(), None
+        if isinstance(problem.noise, PoissonNoise):
+            peak = float(problem.noise.peak[0])
+            sigma_y = math.sqrt(max(float(y.sum()), 1 / peak) / peak / len(y))
+        else:
+            sigma_y = float(problem.sigma[0])
+        return cls(a[seen], y, seen, sigma_y, mean, covariance, prior.sigma_range, peak, dealt)
 
     def noise(self) -> Tensor:
         return next(self.dealt)
@@ -67,12 +76,21 @@ class Dense:
     def residual(self, x: Tensor) -> Tensor:
         return self.y - self.a @ x
 
+    def weights(self, x0: Tensor) -> Tensor:
+        """sigma_y over the std of each entry of y about A x0; no variance of under .2 photons."""
+        if self.peak is None:
+            return torch.ones_like(self.y)
+        photons = (self.peak * (self.a @ x0)).clamp(min=0.2)
+        return self.sigma_y * self.peak / photons.sqrt()
+
     def r2(self, sigma: float) -> float:
         """Variance of x0 given x_sigma for white data."""
         return sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)
 
-    def noticed(self, sigma: float, x0: Tensor) -> Tensor:
-        self.record.append((sigma, x0))
+    def noticed(self, sigma: float, x0: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is None:
+            weights = self.weights(x0)
+        self.record.append((sigma, x0, weights))
         return x0
 
     def start(self, sigma: float) -> Tensor:

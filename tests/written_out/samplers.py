@@ -99,10 +99,10 @@ def sa_solver(guide, x, sigmas, noise, *, tau=1.0, tau_low=0.4, turn=0.4, longes
         base = math.exp(-k * h) * x
         if tau > 0 or tau_low > 0:
             base = base + sigmas[i + 1] * math.sqrt(1 - math.exp(-2 * tau2 * h)) * noise()
-        if h <= longest:
+        if h <= longest and len({h, *nodes}) > len(nodes):
             ahead, back = adams(nodes, h, k), adams([h, *nodes], h, k)
-        else:  # too long for polynomials: DPM-Solver++(2M), not corrected
-            slope = 0 if len(nodes) == 1 else -h / (2 * nodes[1])
+        else:  # too long for polynomials, or of length zero: DPM-Solver++(2M), not corrected
+            slope = -h / (2 * nodes[1]) if len(nodes) > 1 and nodes[1] else 0
             whole = 1 - math.exp(-k * h)
             ahead = [whole * (1 + slope), -whole * slope]
             back = [0, *ahead]

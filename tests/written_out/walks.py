@@ -227,8 +227,9 @@ def dps(solver, p):
     x = p.start(sigmas[0])
     for sigma, lower in zip(sigmas, below(sigmas), strict=True):
         x0 = p.noticed(sigma, p.denoise(x, sigma))
-        r = p.residual(x0)
-        u = r / r.norm()
+        w = p.weights(x0)
+        r = w * p.residual(x0)
+        u = w * r / r.norm()
         variance = p.sigma_y**2 + float((p.a.T @ u).square().sum()) * p.r2(sigma)
         length = min(float(r.norm()), 2 * math.sqrt(len(p.y) * variance))
         zeta = solver.zeta * length * (sigma**2 - lower**2) / variance
@@ -242,16 +243,19 @@ def reddiff(solver, p):
     sigmas = p.noise_levels(solver.steps, below_noise=1.0, below_data=0.5)
     sigmas = ddpm_levels(solver.steps) if solver.ddpm_levels else sigmas
     mu, m, v = p.mean, torch.zeros_like(p.mean), torch.zeros_like(p.mean)
+    smooth, w = mu, p.weights(mu)
     for i, sigma in enumerate(sigmas):
         weight, rate = solver.lam, solver.rate * p.data_std
         if not solver.ddpm_levels:
             weight = solver.lam * max(p.sigma_y, sigmas[-1]) ** 2 / p.r2(sigma)
             rate = rate * (1 - i / solver.steps)
         x0 = p.denoise(mu + sigma * p.noise(), sigma)
-        gradient = weight * (mu - x0) - p.a.T @ p.residual(mu)
+        gradient = weight * (mu - x0) - p.a.T @ (w**2 * p.residual(mu))
         m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
         mhat, vhat = m / (1 - 0.9 ** (i + 1)), v / (1 - 0.99 ** (i + 1))
-        mu = p.noticed(sigma, mu - rate * mhat / vhat.sqrt())
+        smooth = 0.95 * smooth + 0.05 * x0
+        w = p.weights(smooth)
+        mu = p.noticed(sigma, mu - rate * mhat / vhat.sqrt(), w)
     return mu
 
 
@@ -298,3 +302,59 @@ def denoising(solver, p):
         return p.noticed(sigma, p.denoise(look, math.sqrt(1 / precision)))
 
     return walk_by(solver.sampler, guide, x, sigmas, p.noise)
+
+
+def smc(solver, p, *, uniforms, samples):
+    """Particles (P, d) with the weights of the proposal and the twist, both as normal densities.
+
+    Returns:
+        x (samples, d), and the effective sizes.
+    """
+    sigmas, count = p.noise_levels(solver.steps), solver.particles
+    few = len(p.y) <= solver.exact_entries
+
+    def noise():
+        return p.noise().reshape(-1, len(p.mean))
+
+    def twist(x, sigma):
+        """x0, the guided mean, and log p(y | x)."""
+        x0 = torch.stack([p.denoise(one, sigma) for one in x])
+        noise2 = max(p.sigma_y**2, 1e-4 * p.gain**2 * p.r2(sigma))
+        v = sigma**2 * p.jacobian(sigma) if few else p.r2(sigma) * torch.eye(len(p.mean)).double()
+        of_y = p.a @ v @ p.a.T + noise2 * torch.eye(len(p.y), dtype=torch.float64)
+        residual = p.y - x0 @ p.a.T
+        pull = sigma**2 * p.jacobian(sigma) @ p.a.T @ torch.linalg.solve(of_y, residual.T)
+        density = torch.distributions.MultivariateNormal(torch.zeros_like(p.y), of_y)
+        return x0, x0 + pull.T, density.log_prob(residual)
+
+    def systematic(weights, wanted):
+        places, cumulative = (torch.arange(wanted) + next(uniforms)) / wanted, weights.cumsum(0)
+        return torch.stack([(cumulative < place).sum().clamp(max=count - 1) for place in places])
+
+    x = p.mean + (p.covariance.diag() + sigmas[0] ** 2).sqrt() * noise()
+    x0, aim, log_psi = twist(x, sigmas[0])
+    log_weights, effective = log_psi, []
+    for sigma, lower in pairwise(sigmas):
+        weights = log_weights.softmax(0)
+        effective.append(1 / float(weights.square().sum()))
+        index = systematic(weights, count)
+        if effective[-1] < count / 2:
+            x, x0, aim, log_psi = x[index], x0[index], aim[index], log_psi[index]
+            log_weights = torch.zeros_like(log_psi)
+        p.noticed(sigma, aim)
+        ahead = ancestral(x, aim, sigma, lower, noise())
+        std = ancestral(0 * x, 0 * x, sigma, lower, 1)
+        step = torch.distributions.Normal(ancestral(x, x0, sigma, lower, 0), std)
+        proposal = torch.distributions.Normal(ancestral(x, aim, sigma, lower, 0), std)
+        ratio = (step.log_prob(ahead) - proposal.log_prob(ahead)).sum(1)
+        x, before = ahead, log_psi
+        x0, aim, log_psi = twist(x, lower)
+        log_weights = log_weights + ratio + log_psi - before
+    p.noticed(sigmas[-1], aim)
+    weights = log_weights.softmax(0)
+    effective.append(1 / float(weights.square().sum()))
+    x0, r2 = x0[systematic(weights, samples)], p.r2(sigmas[-1])
+    x = x0 + math.sqrt(r2) * noise()
+    n = p.noise().reshape(samples, -1)[:, p.seen]
+    missed = p.y - x @ p.a.T + p.sigma_y * n
+    return x + r2 * p.gram_solve(r2, p.sigma_y**2, missed.T).T @ p.a, effective

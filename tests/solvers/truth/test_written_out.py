@@ -10,6 +10,7 @@ from written_out import walks
 from written_out.dense import Dense
 from written_out.samplers import Tape
 
+import genprior
 from genprior.operators import (
     Blur,
     Downsampling,
@@ -17,6 +18,7 @@ from genprior.operators import (
     Identity,
     Inpainting,
     Matrix,
+    PoissonNoise,
     Problem,
     kernels,
 )
@@ -27,6 +29,7 @@ from genprior.solvers import (
     DDRM,
     DPS,
     MMPS,
+    SMC,
     DenoisingPosterior,
     DiffPIR,
     PiGDM,
@@ -69,16 +72,23 @@ CASES = [
     for solver, walk in LINEAR
     for kind in ("mask", "blur", "downsampling", "matrix")
 ]
+CASES += [
+    (solver, walk, f"{kind}, photons")
+    for solver, walk in ((DPS(steps=7), walks.dps), (REDDiff(steps=7), walks.reddiff))
+    for kind in ("mask", "blur")
+]
 CASES += [(RePaint(steps=21, repeats=3), walks.repaint, "mask")]
 CASES += [(DenoisingPosterior(steps=7), walks.denoising, "identity")]
 
 
-def posed(kind, sigmas):
-    """A prior of unlike pixels, and one problem for each noise level."""
+def posed(kind):
+    """A prior of unlike pixels, and a problem for each of three noise levels."""
     prior, _ = gaussian_field(11)
-    operator = OPERATORS[kind]
-    noise = GaussianNoise(torch.tensor(sigmas, dtype=torch.float64))
-    x = prior.sample(len(sigmas), generator=seeded(3))
+    operator = OPERATORS[kind.split(",")[0]]
+    noise = GaussianNoise(torch.tensor([0.002, 0.03, 0.4], dtype=torch.float64))
+    if "photons" in kind:
+        noise = PoissonNoise(torch.tensor([300.0, 20.0, 0.1], dtype=torch.float64))
+    x = prior.sample(3, generator=seeded(3)).clamp(min=0.01)
     return prior, Problem.simulate(x, operator, noise, generator=seeded(4))
 
 
@@ -91,7 +101,7 @@ def posed(kind, sigmas):
 def test_walk_is_the_one_written_out(solver, walk, kind):
     """Catches any number or sign of a walk, its levels, start and trace, however small its share
     in the law; and any that is right for one operator or noise level only."""
-    prior, problem = posed(kind, [0.002, 0.03, 0.4])
+    prior, problem = posed(kind)
     tape = Tape()
     with noise_replaced(tape):
         found = solver(problem, prior)
@@ -100,10 +110,39 @@ def test_walk_is_the_one_written_out(solver, walk, kind):
         x = walk(solver, p)
         torch.testing.assert_close(found.samples[i, 0].flatten(), x, rtol=1e-5, atol=1e-7)
         assert next(p.dealt, None) is None, "draws noise that the formula has not"
-        sigmas = torch.tensor([*(s for s, _ in p.record), 0.0], dtype=torch.float64)
+        sigmas = torch.tensor([*(s for s, *_ in p.record), 0.0], dtype=torch.float64)
         torch.testing.assert_close(found.trace["sigma"][:, i], sigmas)
         unit = p.sigma_y * len(p.y) ** 0.5
-        norms = torch.stack(
-            [p.residual(x0).norm() / unit for x0 in [*(x for _, x in p.record), x]]
-        )
+        p.noticed(0.0, x)
+        norms = torch.stack([(w * p.residual(x0)).norm() / unit for _, x0, w in p.record])
         torch.testing.assert_close(found.trace["residual"][:, i], norms, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+@pytest.mark.parametrize("kind", ["mask", "blur", "matrix"])
+@pytest.mark.parametrize("entries", [0, 16])
+def test_particles_are_those_written_out(entries, kind, monkeypatch):
+    """Catches weights of the wrong sign, ratio or twist, and resampling from wrong places."""
+    prior, problem = posed(kind)
+    solver, samples = SMC(steps=7, particles=12, exact_entries=entries), 3
+    tape, drawn = Tape(), []
+
+    def uniform(shape, generator, **kind):
+        drawn.append(torch.rand(shape, generator=tape.generator, **kind))
+        return drawn[-1]
+
+    monkeypatch.setattr(genprior.solvers.diffusion.smc, "uniform", uniform)
+    with noise_replaced(tape):
+        found = solver(problem, prior, num_samples=samples)
+    halved = []
+    for i in range(3):
+        p = Dense.of(prior, problem.take(torch.tensor([i])), tape.row(i))
+        uniforms = iter([float(u[i, 0]) for u in drawn])
+        x, effective = walks.smc(solver, p, uniforms=uniforms, samples=samples)
+        torch.testing.assert_close(found.samples[i].flatten(1), x, rtol=1e-5, atol=1e-7)
+        assert found.trace["effective"][:, i].tolist() == pytest.approx(effective)
+        halved += [size < solver.particles / 2 for size in effective[:-1]]
+        unit = p.sigma_y * len(p.y) ** 0.5
+        norms = [((p.y - x0 @ p.a.T).norm(dim=1) / unit).mean() for _, x0, _ in p.record]
+        torch.testing.assert_close(found.trace["residual"][:-1, i], torch.stack(norms))
+    assert 0.1 < sum(halved) / len(halved) < 0.9, "one case of resampling is not tried"
