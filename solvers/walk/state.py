@@ -142,16 +142,18 @@ class Walk:
         self, x0: Tensor, *, about: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return |y - A(x0)|, weighted as at `about` (x0 if None), (R,), and its gradient."""
+        there = None  # for other noise than Poisson's the weights are 1 anywhere
+        if about is not None and isinstance(self.problem.noise, PoissonNoise):
+            there = self.data.residual(about)
         if not self.problem.linear:
             with torch.enable_grad():
                 x0 = x0.detach().requires_grad_()
-                norm = self.residual_norm(x0)
+                residual = self.data.residual(x0)
+                weights = self.weights(residual if there is None else there)
+                norm = row_norm(weights * residual)
                 return norm.detach(), torch.autograd.grad(norm.sum(), x0)[0]
         residual = self.data.residual(x0)
-        there = residual  # for other noise than Poisson's the weights are 1 anywhere
-        if about is not None and isinstance(self.problem.noise, PoissonNoise):
-            there = self.data.residual(about)
-        weights = self.weights(there)
+        weights = self.weights(residual if there is None else there)
         residual = weights * residual
         norm = row_norm(residual)
         downhill = residual / per_row(torch.where(norm > 0, -norm, 1.0), residual)
