@@ -7,7 +7,8 @@ Whole numbers grow by 1, others are multiplied by 1.5 (0 becomes 1), + and -, * 
 comparisons are swapped, a minus sign is dropped. Each is made in a scratch copy of the project.
 One run of the tests tells which of them reach which line, and how long each takes: a mutant meets
 those that reach its line, the quickest first, until one fails; for what is read on import, those
-that reach its file or a file that imports it. A test that takes ten times as long as it did fails.
+that reach its file or a file that imports it, and those of settings. A test that takes ten times
+as long as it did fails.
 
 The CSV tells who survived; its column `reason` is for a reader to fill in. A second call skips
 what the CSV has, wherever it stands in the file by then; with `--again` survivors are tried again.
@@ -35,6 +36,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("file", "where", "kind", "before", "after", "occurrence")
 FIELDS: tuple[str, ...] = (*KEYS, "line", "fate", "seconds", "reason")
+SETTINGS = "tests/solvers/test_settings.py"
+"""Looks at what is read on import, and reaches no line of it."""
+
 TESTS = ("tests/solvers", "tests/priors/test_samplers.py", "tests/priors/diffusion")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
@@ -121,7 +125,8 @@ class Survey:
             return found
         module = file.removesuffix(".py").replace("/", ".")
         readers = [f for f in self.files if f"genprior.{module} import" in (ROOT / f).read_text()]
-        return set().union(*(self.files[f] for f in (file, *readers) if f in self.files))
+        settings = {test for test in self.seconds if test.startswith(SETTINGS)}
+        return settings.union(*(self.files[f] for f in (file, *readers) if f in self.files))
 
 
 def survey(copy: Path, files: list[str]) -> Survey:
@@ -129,7 +134,7 @@ def survey(copy: Path, files: list[str]) -> Survey:
     import pickle
 
     path = copy / "survey.pickle"
-    if _forked(copy, lambda: _run_survey(copy, files, path)) != 0:
+    if _forked(copy, lambda: _run_survey(copy, files, path), bytecode=True) != 0:
         raise SystemExit("the tests fail as they are")
     return pickle.loads(path.read_bytes())
 
@@ -167,11 +172,11 @@ def _run_survey(copy: Path, files: list[str], path: Path) -> int:
     return int(status)
 
 
-def _forked(copy: Path, run: Any) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(_fork(copy, run), 0)[1])
+def _forked(copy: Path, run: Any, **keywords: bool) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(_fork(copy, run, **keywords), 0)[1])
 
 
-def _fork(copy: Path, run: Any) -> int:
+def _fork(copy: Path, run: Any, *, bytecode: bool = False) -> int:
     """Start `run` in a child that works in `copy` and says nothing; return its number."""
     child = os.fork()
     if child:
@@ -179,7 +184,7 @@ def _fork(copy: Path, run: Any) -> int:
     os.setpgrp()
     os.chdir(copy)
     sys.path.insert(0, str(copy))
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode = not bytecode
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -240,9 +245,10 @@ def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[
     with tempfile.TemporaryDirectory() as folder:
         ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "docs", "build")
         copies = [Path(folder) / str(i) for i in range(workers)]
-        for copy in copies:
-            shutil.copytree(ROOT, copy, ignore=ignored)
+        shutil.copytree(ROOT, copies[0], ignore=ignored)
         known = survey(copies[0], files)
+        for copy in copies[1:]:  # with the bytecode that the survey has written
+            shutil.copytree(copies[0], copy)
         _preload(known.modules)
         print(f"{len(known.seconds)} tests in {sum(known.seconds.values()):.0f} s", flush=True)
         kills: dict[str, Counter[str]] = defaultdict(Counter)
