@@ -13,7 +13,7 @@ from genprior.operators.base import per_row
 from genprior.priors.samplers import log_uniform
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.guided import GuidedSolver
-from genprior.solvers.walk.levels import noise_grid, noise_level
+from genprior.solvers.walk.levels import noise_ends, noise_level
 from genprior.solvers.walk.state import Walk
 
 ABOVE_POSTERIOR = 30.0
@@ -52,7 +52,7 @@ class DenoisingPosterior(GuidedSolver):
     def levels(self, problem: Problem, prior: Counted) -> Tensor:
         # one evaluation for the start's mean
         steps = self.sampler.steps(max(1, self.steps - 1))
-        last = noise_grid(problem, prior, 2)[-1]
+        _, last = noise_ends(problem, prior)
         first = ABOVE_POSTERIOR * _width(noise_level(problem), prior.data_scale)
         return log_uniform(torch.maximum(first, last), last, steps, like=problem.y)
 

@@ -18,7 +18,7 @@ from genprior.priors.samplers.steps import plus
 from genprior.solvers.base import Counted
 from genprior.solvers.walk.guided import GuidedSolver
 from genprior.solvers.walk.krylov import krylov_solve
-from genprior.solvers.walk.levels import ABOVE_DATA, noise_grid, noise_width
+from genprior.solvers.walk.levels import ABOVE_DATA, noise_ends, noise_grid, noise_width
 from genprior.solvers.walk.state import Walk
 
 DAMPING = 1e-4
@@ -106,15 +106,21 @@ class MMPS(GuidedSolver):
         """Steps of the approach."""
         return round(self.approach * self.steps) if self.steer > 1 and self.steps > 1 else 0
 
+    @property
+    def _second_order(self) -> bool:
+        """Whether two steps are spent on the start."""
+        return self.steps > 2 and not self._above
+
     def levels(self, problem: Problem, prior: Counted) -> Tensor:
         if self._above:
-            low = noise_grid(problem, prior, 2, below_noise=0.05)[-1]
+            _, low = noise_ends(problem, prior, below_noise=0.05)
             top = min(prior.sigma_range[1], ABOVE_DATA * prior.data_scale / 2)
             turn = low.clamp(min=min(TURN * prior.data_scale, top))
             above = log_uniform(turn.clamp(min=top), turn, self._above + 1, like=problem.y)
             below = self.sampler.steps(self.steps - self._above)
             return torch.cat([above[:-1], log_uniform(turn, low, below, like=problem.y)])
-        levels = self.sampler.steps(max(1, self.steps - 2))
+        walked = self.steps - 2 if self._second_order else self.steps
+        levels = self.sampler.steps(walked)
         return noise_grid(problem, prior, levels, below_noise=0.05, top=0.5)
 
     def start(self, walk: Walk) -> Tensor:
@@ -126,7 +132,7 @@ class MMPS(GuidedSolver):
         The probability flow from infinity begins so. Two evaluations, which let the walk begin
         at half the height that a start ignorant of V asks for.
         """
-        if self.steps < 3 or self._above:
+        if not self._second_order:
             return super().start(walk)
         sigma = walk.sigmas[0]
         n = walk.noise(walk.problem.y.new_empty(walk.shape))

@@ -13,7 +13,7 @@ from genprior.priors import samplers
 from genprior.priors.samplers import DPMSolver
 from genprior.priors.samplers.steps import plus, renewal, renewed
 from genprior.solvers.base import Counted
-from genprior.solvers.walk.levels import noise_grid
+from genprior.solvers.walk.levels import noise_ends
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import per_level
@@ -65,11 +65,11 @@ class RePaint(DiffusionSolver):
     def levels(self, problem: Problem, prior: Counted) -> Tensor:
         """Levels down to sigma_y, then those below it."""
         below = max(1, self.steps // 5)
-        ends = noise_grid(problem, prior, 2)
-        turn = torch.minimum(torch.maximum(ends[1], problem.sigma), ends[0])
+        first, last = noise_ends(problem, prior)
+        turn = torch.minimum(torch.maximum(last, problem.sigma), first)
         levels = max(1, (self.steps - below) // self.repeats)
-        above = samplers.log_uniform(ends[0], turn, levels + 1, like=problem.y)
-        rest = samplers.log_uniform(turn, ends[1], below, like=problem.y)
+        above = samplers.log_uniform(first, turn, levels + 1, like=problem.y)
+        rest = samplers.log_uniform(turn, last, below, like=problem.y)
         return torch.cat([above[:-1], rest])
 
     def descend(self, walk: Walk) -> Tensor:

@@ -38,7 +38,20 @@ def noise_grid(
     below_data: float = 0.03,
     top: float = 1.0,
 ) -> Tensor:
-    """Space noise levels evenly in log sigma, down to a share of each row's own noise.
+    """Space noise levels evenly in log sigma between `noise_ends`, (steps, B)."""
+    high, low = noise_ends(problem, prior, below_noise=below_noise, below_data=below_data, top=top)
+    return samplers.log_uniform(high, low, steps, like=problem.y)
+
+
+def noise_ends(
+    problem: Problem,
+    prior: Counted,
+    *,
+    below_noise: float = 0.1,
+    below_data: float = 0.03,
+    top: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the first sigma of a walk and the last, a share of each row's own noise, (B,).
 
     The last level sets what the walk can resolve: a posterior is about sigma_y / s wide along a
     singular vector of A with value s, so the largest s counts: operators' scale does not matter.
@@ -49,16 +62,13 @@ def noise_grid(
         below_data: The same for the data's standard deviation.
         top: The first sigma as a share of `ABOVE_DATA` data standard deviations, or of the
             prior's largest where that is less.
-    Returns:
-        (steps, B).
     """
     scale = prior.data_scale
     width = noise_width(problem)
     low = (below_noise * width).clamp(max=below_data * scale)
     smallest, largest = prior.sigma_range
     low = torch.where(width > 0, low, NOISE_FREE * scale).clamp(min=smallest)
-    high = low.clamp(min=top * min(largest, ABOVE_DATA * scale))
-    return samplers.log_uniform(high, low, steps, like=problem.y)
+    return low.clamp(min=top * min(largest, ABOVE_DATA * scale)), low
 
 
 def noise_width(problem: Problem) -> Tensor:

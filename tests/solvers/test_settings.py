@@ -11,6 +11,7 @@ from dataclasses import fields
 import pytest
 
 from genprior import priors, solvers
+from genprior.operators import Identity
 from genprior.priors import samplers
 from genprior.priors.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, SASolver, UniPC
 from genprior.priors.samplers.unconditional import DEFAULT
@@ -21,6 +22,7 @@ from genprior.solvers import (
     DPS,
     MMPS,
     SMC,
+    DenoisingPosterior,
     DiffPIR,
     JointMAP,
     LatentMAP,
@@ -30,6 +32,7 @@ from genprior.solvers import (
     RePaint,
 )
 from genprior.solvers.latent import curvature, hmc
+from genprior.solvers.testing import gaussian_field
 
 SHARED = {"keep_measured": False, "antithetic": False, "returns": 0, "window": (0.65, 6.5)}
 WALKS = {
@@ -197,3 +200,35 @@ def test_the_first_illegal_values_are_refused(make, words):
     """Catches a bound that is off by one or looks the other way, and words that do not say it."""
     with pytest.raises(ValueError, match=words):
         make()
+
+
+COSTS = {
+    MMPS: lambda steps: steps,
+    PiGDM: lambda steps: steps,
+    DPS: lambda steps: steps,
+    DAPS: lambda steps: steps,
+    DiffPIR: lambda steps: steps,
+    DDNM: lambda steps: steps,
+    DDRM: lambda steps: steps,
+    REDDiff: lambda steps: steps,
+    DenoisingPosterior: lambda steps: max(2, steps),  # the start's mean, and one step at least
+    RePaint: lambda steps: max(1, steps // 5) + 2 * max(1, (steps - max(1, steps // 5)) // 2),
+}
+VARIANTS = {RePaint: {"repeats": 2}}
+
+
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+@pytest.mark.parametrize("solver", COSTS, ids=lambda solver: solver.__name__)
+def test_few_steps_cost_what_they_say(solver):
+    """Catches a start that is not counted, and a least number of steps that is not the one."""
+    prior, problem = gaussian_field(3, operator=Identity((1, 4, 4)))
+    if solver is RePaint:
+        prior, problem = gaussian_field(3)
+    for steps in (1, 2, 3, 4, 5, 6, 11):
+        if solver is RePaint and steps < 3:
+            continue
+        made = solver(steps=steps, **VARIANTS.get(solver, {}))
+        assert made(problem, prior).forwards == COSTS[solver](steps), steps
+    if solver is MMPS:
+        for steps in (1, 2, 5):
+            assert MMPS(steps=steps, steer=20.0)(problem, prior).forwards == steps

@@ -3,6 +3,8 @@
 Laws within a bar leave room for a wrong number; two ways to one result to rounding leave none.
 """
 
+import math
+
 import pytest
 import torch
 from tools import seeded
@@ -22,6 +24,7 @@ from genprior.operators import (
     Problem,
     kernels,
 )
+from genprior.priors import Gaussian
 from genprior.priors.samplers import DDPM, UniPC
 from genprior.solvers import (
     DAPS,
@@ -45,6 +48,8 @@ OPERATORS = {
     "downsampling": Downsampling(2, SHAPE),
     "matrix": Matrix(2 * torch.randn(6, 16, generator=seeded(2)).double(), SHAPE),
     "identity": Identity(SHAPE),
+    # sigma_y / s about the first level, 3.45, at the largest sigma_y
+    "faint": Matrix(0.4 / 3.45 * torch.diag(torch.linspace(0.9, 1.1, 16)).double(), SHAPE),
 }
 EXACT = {"iterations": 24, "tolerance": 1e-13}
 LINEAR = [
@@ -56,6 +61,7 @@ LINEAR = [
     (MMPS(steps=20, steer=20.0, **EXACT), walks.steered),
     (DAPS(steps=7), walks.daps),
     (DAPS(steps=11, flow_steps=3), walks.daps),
+    (DAPS(steps=6, flow_steps=2), walks.daps),
     (DiffPIR(steps=7, lam=0.7, zeta=0.3), walks.diffpir),
     (DiffPIR(steps=6, ddpm_levels=True), walks.diffpir),
     (DDNM(steps=7), walks.ddnm),
@@ -77,13 +83,25 @@ CASES += [
     for solver, walk in ((DPS(steps=7), walks.dps), (REDDiff(steps=7), walks.reddiff))
     for kind in ("mask", "blur")
 ]
+CASES += [(solver, walk, "faint") for solver, walk in LINEAR if isinstance(solver, DDNM | DDRM)]
+STEERED = [MMPS(steps=n, steer=s, **EXACT) for n, s in ((2, 20.0), (8, 1.5), (20, 20.0))]
+CASES += [(solver, walks.steered, "mask, wide") for solver in STEERED]
+CASES += [(PiGDM(steps=5), walks.pigdm, "mask, wide")]
 CASES += [(RePaint(steps=21, repeats=3), walks.repaint, "mask")]
 CASES += [(DenoisingPosterior(steps=7), walks.denoising, "identity")]
+
+
+class Wide(Gaussian):
+    """Denoises at any noise level."""
+
+    sigma_range = (0.0, math.inf)
 
 
 def posed(kind):
     """A prior of unlike pixels, and a problem for each of three noise levels."""
     prior, _ = gaussian_field(11)
+    if "wide" in kind:
+        prior = Wide(prior.mean, prior.factors, residual=prior.residual)
     operator = OPERATORS[kind.split(",")[0]]
     noise = GaussianNoise(torch.tensor([0.002, 0.03, 0.4], dtype=torch.float64))
     if "photons" in kind:
