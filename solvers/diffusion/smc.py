@@ -136,7 +136,8 @@ def _choose(walk: Walk, log_weights: Tensor, count: int) -> Tensor:
     images, particles = cumulative.shape
     kind = {"dtype": cumulative.dtype, "device": cumulative.device}
     u = uniform((images, 1), walk.generators, **kind)
-    places = (torch.arange(count, device=u.device) + u) / count * cumulative[:, -1:]
+    places = (torch.arange(count, device=u.device) + u) / count
+    # rounding may leave the sum of weights short of the last place
     index = torch.searchsorted(cumulative, places).clamp(max=particles - 1)
     first = torch.arange(images, device=u.device)[:, None] * particles
     return (first + index).flatten()

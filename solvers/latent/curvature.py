@@ -28,12 +28,11 @@ class Curvature(ABC):
         """
         sy, yy = vecdot(s, y), vecdot(y, y)
         good = sy > 1e-10 * (vecdot(s, s) * yy).sqrt()
-        rho = torch.where(good, 1 / sy, 0.0)
-        self._learn(s, y, rho, torch.where(good, sy / yy, 1.0))
+        self._learn(s, y, torch.where(good, 1 / sy, 0.0), sy / yy)
 
     @abstractmethod
     def _learn(self, s: Tensor, y: Tensor, rho: Tensor, scale: Tensor) -> None:
-        """Take in pairs whose rho is 1 / s.y, or 0 for no pair; scale is s.y / y.y."""
+        """Take in pairs whose rho is 1 / s.y, or 0 for no pair; scale is s.y / y.y there."""
 
     @abstractmethod
     def apply(self, g: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tools import close, randn, random_covariance, seeded
 
+from genprior.solvers.latent import curvature
 from genprior.solvers.latent.diagnostics import effective_sample_size, split_r_hat
 from genprior.solvers.latent.hmc import DENSE, Point, StepSize, _shrunk, fit_metric, hmc_step
 from genprior.solvers.latent.latent_map import adam
@@ -234,3 +235,54 @@ def test_adam_is_torchs():
     torch.testing.assert_close(found.history, torch.stack(values))
     torch.testing.assert_close(found.value, values[-1])
     assert not found.converged.any()
+
+
+def test_what_curvature_is_learnt_from():
+    """Catches d x d matrices for long rows, more than ten pairs kept; steps learnt from along
+    which the gradient does not grow, or not learnt from because they are short."""
+    assert isinstance(curvature.curvature(torch.zeros(2, 64)), curvature.Dense)
+    pairs = curvature.curvature(torch.zeros(2, 65))
+    assert isinstance(pairs, curvature.Pairs)
+    assert pairs.s.shape == pairs.y.shape == (2, 10, 65)
+    cosines = torch.tensor([1.0, 1e-9, 1e-11, 0.0, -1e-3], dtype=torch.float64)
+    for scale in (1e-6, 1.0, 1e6):
+        for memory in (curvature.Dense, curvature.Pairs):
+            h = memory(torch.zeros(6, 2, dtype=torch.float64))
+            s = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(5, -1)
+            y = 2 * torch.stack([cosines, (1 - cosines**2).sqrt()], 1)
+            s = torch.cat([s, 0 * s[:1]])
+            y = torch.cat([y, 0 * y[:1]])
+            h.learn(scale * s, scale * y)
+            g = torch.ones(6, 2, dtype=torch.float64)
+            learnt = (h.apply(g) != g).any(1)
+            assert learnt.tolist() == [True, True, False, False, False, False]
+            found = h.apply(y[:2].repeat(3, 1))[:2]  # H y = s
+            torch.testing.assert_close(found, s[:2])
+
+
+def test_a_first_pair_scales_and_forgetting_begins_again():
+    """Catches curvature that begins in other units than the function's, pairs that are kept or
+    forgotten of the wrong rows, and a row that learns nothing from its neighbours' pairs."""
+    s, y, g = (randn(3, 4, seed=i) for i in (1, 2, 3))
+    y = torch.where((s * y).sum(1, keepdim=True) > 0, y, -y)
+    y[2] = -s[2]  # teaches nothing
+    dense, pairs = curvature.Dense(s), curvature.Pairs(s)
+    eye, expected = torch.eye(4, dtype=torch.float64), []
+    for i in range(2):
+        rho = 1 / (s[i] @ y[i])
+        left = eye - rho * torch.outer(s[i], y[i])
+        scale = (s[i] @ y[i]) / (y[i] @ y[i])
+        h = scale * left @ left.T + rho * torch.outer(s[i], s[i])
+        expected.append(h @ g[i])
+    expected = torch.stack([*expected, g[2]])
+    for memory in (dense, pairs):
+        for _ in range(2):
+            memory.learn(s, y)
+            torch.testing.assert_close(memory.apply(g), expected)
+            memory.forget(torch.tensor([True, False, True]))
+            torch.testing.assert_close(memory.apply(g), torch.stack([g[0], expected[1], g[2]]))
+            memory.forget(torch.ones(3, dtype=torch.bool))
+            torch.testing.assert_close(memory.apply(g), g)
+        memory.learn(s, y)
+        memory.keep(torch.tensor([1, 0]))
+        torch.testing.assert_close(memory.apply(g[[1, 0]]), expected[[1, 0]])

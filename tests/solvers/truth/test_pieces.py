@@ -21,6 +21,7 @@ from genprior.operators import (
 )
 from genprior.priors import Gaussian, GaussianMixture
 from genprior.solvers import Counted
+from genprior.solvers.diffusion import smc
 from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.testing import noise_replaced
 from genprior.solvers.walk.gauss_newton import randomised_draw
@@ -294,3 +295,19 @@ def test_rows_that_broke_stand_still(bad):
     again = walk.keep_sound(x, before)
     torch.testing.assert_close(again, torch.stack([x[0], before[1]]))
     assert walk.sound.tolist() == [True, False]
+
+
+def test_particles_without_weight(monkeypatch):
+    """Catches NaN for an image all of whose particles broke, and a particle that does not exist
+    where weights sum to less than 1 by rounding."""
+    walk = walk_of(posed("mask", "gaussian"))
+    logs = torch.tensor([-math.inf] * 4 + [0.0, math.log(2), -math.inf, 0.0])
+    weights = smc._weights(walk, logs)
+    torch.testing.assert_close(weights[0], torch.full((4,), 0.25))
+    torch.testing.assert_close(weights[1], torch.tensor([0.25, 0.5, 0.0, 0.25]))
+    torch.testing.assert_close(smc._effective(weights), torch.tensor([4.0, 1 / 0.375]))
+    short = torch.tensor([[0.5, 0.499], [0.0, 0.999]])
+    monkeypatch.setattr(smc, "_weights", lambda walk, logs: short)
+    monkeypatch.setattr(smc, "uniform", lambda *args, **keywords: torch.full((2, 1), 0.9999))
+    assert smc._choose(walk, logs, 2).tolist() == [0, 1, 3, 3]
+    assert smc._choose(walk, logs, 1).tolist() == [1, 3]
