@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from genprior.operators import Identity, Problem
 from genprior.operators.random import Generators
+from genprior.priors import Gaussian, GaussianMixture
 from genprior.priors.base import DenoisingPrior, ExactPrior, LatentPrior, Prior
 from genprior.solvers import (
     DAPS,
@@ -17,9 +18,13 @@ from genprior.solvers import (
 from genprior.solvers.choice import named
 from genprior.solvers.chunks import Tracking
 
+PIXELS = 2048
+"""Up to so many an exact posterior is taken though the operator has no spectrum (tomography, a
+blur with its borders): it takes an iterative solve for each, minutes where MMPS takes seconds."""
+
 
 def default_solver(problem: Problem, prior: Prior, *, num_samples: int = 1) -> Solver:
-    """Choose a sampler: exact where there is one, never a point estimate.
+    """Choose a sampler: exact where there is one at a fair price, never a point estimate.
 
     For a denoising prior DenoisingPosterior where the task is denoising, steered MMPS for any
     other linear operator with Gaussian noise, else DAPS; for one with a latent alone,
@@ -29,20 +34,30 @@ def default_solver(problem: Problem, prior: Prior, *, num_samples: int = 1) -> S
     Raises:
         TypeError: No sampler serves this pair.
     """
-    if isinstance(prior, ExactPrior) and prior.has_posterior(problem):
+    exact = isinstance(prior, ExactPrior) and prior.has_posterior(problem)
+    if exact and not _solves_each_pixel(problem, prior):
         return ExactPosterior()
     if isinstance(prior, DenoisingPrior):
         if not problem.linear_gaussian:
             return DAPS(antithetic=num_samples >= 4 and num_samples % 2 == 0)
         if isinstance(problem.operator, Identity):
             return DenoisingPosterior()
-        return MMPS.steered()
+        # a Gaussian has one mode: nothing to steer between, and MMPS errs by its steps alone
+        return MMPS() if isinstance(prior, Gaussian) else MMPS.steered()
     if isinstance(prior, LatentPrior):
         return LatentSampler()
     raise TypeError(
         f"no sampler serves {type(prior).__name__} with {type(problem.operator).__name__} and "
         f"{type(problem.noise).__name__}"
     )
+
+
+def _solves_each_pixel(problem: Problem, prior: Prior) -> bool:
+    """Whether an exact posterior takes an iterative solve for each of very many pixels."""
+    if not isinstance(prior, Gaussian | GaussianMixture):
+        return False
+    dear = prior.data_mean.numel() > PIXELS
+    return dear and problem.linear_operator.spectrum(problem.y) is None
 
 
 def solve(
@@ -61,7 +76,8 @@ def solve(
         problem: Measurements y (B, ...), the operator that made them, the noise.
         prior: What x looks like.
         solver: An object or a name; None picks it as `default_solver` says: the exact posterior
-            where there is one (linear operator, Gaussian noise), else a sampler that fits.
+            where there is one (linear operator, Gaussian noise) that does not take an iterative
+            solve for each of many pixels, else a sampler that fits.
         num_samples: Samples for each image, S.
         generator: None, one generator or one for each image.
         batch_size: Most rows (image-sample pairs) in flight.

@@ -27,6 +27,9 @@ class ExactPosterior(Solver):
 
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
         posterior = prior.posterior(chunk.problem)
+        tasks = getattr(posterior, "tasks", list)()
+        for task in chunk.track(tasks, "ExactPosterior") if tasks else ():
+            task()
         return Solution(
             samples=posterior.sample(chunk.samples, generator=chunk.image_generators),
             mean=posterior.mean,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from genprior.operators.files import write_atomically
 from genprior.operators.random import spawn
 from genprior.priors import Prior
 from genprior.restoration.degradation import Degradation
+from genprior.restoration.progress import Progress
 from genprior.restoration.scores import score
 from genprior.restoration.settings import Solving
 from genprior.solvers.result import independent_sets
@@ -63,10 +62,11 @@ def evaluate(
     generators = spawn(torch.Generator().manual_seed(solving.seed), count)
     step = at_once if None not in data.image_shape else 1
     table: list[dict[str, float]] = []
-    for start in _progress(range(0, count, step)):
-        index = list(range(start, min(start + step, count)))
-        rows = [generators[i] for i in index]
-        table += _restore_batch(data.batch(index), degradation, solving, prior, rows)
+    with Progress(1) as progress:
+        for start in progress(range(0, count, step), "images"):
+            index = list(range(start, min(start + step, count)))
+            rows = [generators[i] for i in index]
+            table += _restore_batch(data.batch(index), degradation, solving, prior, rows)
     _write(Path(out), [str(name) for name in data.names[:count]], table)
     if "coverage_90" in table[0] and table[0]["independent_samples"] < SAMPLES_OF_COVERAGE:
         print(
@@ -120,9 +120,3 @@ def _write(path: Path, names: list[str], table: list[dict[str, float]]) -> None:
     for i, name in enumerate(columns):
         print(f"{name:18} {mean[i]:10.4f}" + (f" +- {error[i]:.4f}" if error else ""))
     print(f"{len(table)} images; wrote {path}")
-
-
-def _progress(steps: range) -> Iterable[int]:
-    from tqdm import tqdm
-
-    return tqdm(steps, desc="images", leave=False, disable=not sys.stderr.isatty())

@@ -143,7 +143,7 @@ def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
     sizes = [(r.stop - r.start, c.stop - c.start) for r, c in windows or []] or [(height, width)]
     solver = solving.find_solver(problem, prior)
     solving.set_precision(prior, max(sizes, key=math.prod), problem.device)
-    expected = seconds_needed(solver, prior, sizes, solving.samples)
+    expected = seconds_needed(solver, prior, sizes, solving.samples, problem=problem)
     if expected is not None:
         work = f"{len(sizes)} window(s) round the holes" if windows else "the whole photo"
         print(f"expected  {duration(expected)} for {work}", flush=True)
@@ -151,7 +151,8 @@ def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
     rows = (
         rows_in_flight(solver, solving.samples, (channels, *s), solving.batch_size) for s in sizes
     )
-    with Progress(sum(math.ceil(solving.samples / n) for n in rows)) as progress:
+    parts = sum(math.ceil(solving.samples / n) for n in rows)
+    with Progress(parts, expected=expected) as progress:
 
         def solve(part: Problem) -> Result:
             return solving.run(part, prior, generator=generator, progress=progress)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from typing_extensions import Self
 
-from genprior.operators import LinearOperator, Problem
-from genprior.priors import DenoisingPrior, ExactPrior, Prior
+from genprior.operators import Problem
+from genprior.priors import DenoisingPrior, LatentPrior, Prior
 from genprior.solvers import Solver
 from genprior.solvers.exact import ExactPosterior
 
 T = TypeVar("T")
-
-DENSE = 4096
-"""Entries of a measurement up to which an exact solve without a spectrum is quick."""
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
@@ -27,30 +24,77 @@ EVERY = 30.0
 PIECE = 256
 """Side of the largest image that a network is tried on; time grows with the pixels from there."""
 
+GRADIENTS = {"LatentMAP": 70, "JointMAP": 150}
+"""Gradients that a descent in the latent takes, about."""
+
 VJPS = {"MMPS": 4, "DPS": 1, "PiGDM": 1, "SMC": 1}
 """Vector-Jacobian products of the network for each step, about; 0 for other walks."""
 
 
 def seconds_needed(
-    solver: Solver, prior: Prior, sizes: list[tuple[int, int]], samples: int
+    solver: Solver,
+    prior: Prior,
+    sizes: list[tuple[int, int]],
+    samples: int,
+    *,
+    problem: Problem | None = None,
 ) -> float | None:
-    """Measure one evaluation of a network and tell the time that all will take; None if unknown.
+    """Measure what a solver repeats once, and tell the time that all will take; None if unknown.
 
     Args:
-        solver: What will walk.
+        solver: What will be run.
         prior: Its network is evaluated once, at the largest size or on a piece of it.
         sizes: (H, W) of every image to be solved.
         samples: Of each.
+        problem: One photo's, of which the operator is applied once; without it the operator is
+            taken to cost nothing.
     """
-    steps = getattr(solver, "steps", None)
-    if steps is None or not isinstance(prior, DenoisingPrior) or isinstance(prior, ExactPrior):
-        return None
-    height, width = (min(PIECE, max(side)) for side in zip(*sizes, strict=True))
-    device = next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
-    x = torch.zeros(1, prior.image_shape[0] or 3, height, width, device=device).requires_grad_()
-    vjps = VJPS.get(type(solver).__name__, 0)
+    if isinstance(solver, ExactPosterior):
+        return None if problem is None else _exact_seconds(prior, problem)
+    if DenoisingPrior in solver.needs and isinstance(prior, DenoisingPrior):
+        return _walk_seconds(solver, prior, sizes, samples, problem)
+    if isinstance(prior, LatentPrior):
+        return _latent_seconds(solver, prior, len(sizes), samples)
+    return None
 
-    def evaluate() -> float:
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Time a piece of work, the second time that it is done: the first is slower."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _device(prior: Prior) -> torch.device:
+    return next((t.device for t in prior.state_dict().values()), torch.device("cpu"))
+
+
+def _exact_seconds(prior: Any, problem: Problem) -> float | None:
+    """Time for an iterative solve a direction and a pixel; None where all is in closed form."""
+    tasks = getattr(prior.posterior(problem), "tasks", list)()
+    if not tasks:
+        return None
+    start = time.perf_counter()
+    tasks[0]()
+    return len(tasks) * (time.perf_counter() - start)
+
+
+def _walk_seconds(
+    solver: Any,
+    prior: DenoisingPrior,
+    sizes: list[tuple[int, int]],
+    samples: int,
+    problem: Problem | None,
+) -> float:
+    height, width = (min(PIECE, max(side)) for side in zip(*sizes, strict=True))
+    shape = 1, prior.image_shape[0] or 3, height, width
+    x = torch.zeros(shape, device=_device(prior)).requires_grad_()
+    vjps = VJPS.get(type(solver).__name__, 0)
+    forward = backward = operator = 0.0
+
+    def evaluate() -> None:
+        nonlocal forward, backward
         start = time.perf_counter()
         with torch.set_grad_enabled(vjps > 0):
             denoised = prior.denoise(x, 0.1).sum()
@@ -58,11 +102,32 @@ def seconds_needed(
         forward = time.perf_counter() - start
         if vjps:
             torch.autograd.grad(denoised, x)[0].sum().item()
-        return forward + vjps * (time.perf_counter() - start - forward)
+        backward = time.perf_counter() - start - forward
 
-    evaluate()  # the first time is slower
+    evaluate()
+    evaluate()
     pixels = sum(h * w for h, w in sizes)
-    return samples * steps * evaluate() * pixels / (height * width)
+    seconds = (forward + vjps * backward) * pixels / (height * width)
+    if problem is not None and problem.linear:
+        a, y = problem.linear_operator, problem.y[:1]
+        operator = _seconds(lambda: a(a.adjoint(y)).sum().item())
+    return samples * solver.steps * (seconds + (1 + vjps) * operator)
+
+
+def _latent_seconds(solver: Any, prior: LatentPrior, images: int, samples: int) -> float | None:
+    """Time of the gradients that a solver takes in the latent, all its rows at once."""
+    name, rows = type(solver).__name__, solver._rows_per_image(samples)
+    if name == "LatentSampler":
+        gradients = (solver.warm_up + solver.steps) * solver.leapfrog
+    else:
+        gradients = GRADIENTS.get(name, getattr(solver, "steps", 0))
+    z = torch.zeros(rows, *prior.latent_shape, device=_device(prior)).requires_grad_()
+
+    def gradient() -> None:
+        with torch.enable_grad():
+            torch.autograd.grad(prior.decode(z).sum(), z)[0].sum().item()
+
+    return images * gradients * _seconds(gradient) if gradients else None
 
 
 class Progress:
@@ -70,10 +135,11 @@ class Progress:
 
     Args:
         parts: How many times a solver will walk: the chunks that it takes samples and windows in.
+        expected: Seconds that all will take, as far as is known; said while nothing is done yet.
     """
 
-    def __init__(self, parts: int) -> None:
-        self._parts = parts
+    def __init__(self, parts: int, *, expected: float | None = None) -> None:
+        self._parts, self._expected = parts, expected
         self._begun = 0
         self._done = 0.0
         self._start = time.perf_counter()
@@ -101,7 +167,8 @@ class Progress:
         """Say how far it is."""
         gone = time.perf_counter() - self._start
         if self._done == 0:
-            return f"at work for {duration(gone)}"
+            of = f" of about {duration(self._expected)}" if self._expected else ""
+            return f"at work for {duration(gone)}{of}"
         left = gone * (1 - self._done) / self._done
         return f"{self._done:.0%} done in {duration(gone)}, about {duration(left)} left"
 
@@ -115,12 +182,3 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def too_costly(solver: Solver, prior: Prior, problem: Problem) -> bool:
-    """Say whether an exact solve would take an iterative one for each of very many pixels."""
-    if not (isinstance(solver, ExactPosterior) and isinstance(prior, DenoisingPrior)):
-        return False
-    operator = problem.operator
-    large = problem.y[0].numel() > DENSE
-    return large and isinstance(operator, LinearOperator) and operator.spectrum(problem.y) is None

@@ -17,10 +17,9 @@ from genprior.priors import Diffusion, Prior
 from genprior.priors.base import as_prior
 from genprior.restoration import memory
 from genprior.restoration.degradation import Size
-from genprior.restoration.progress import too_costly
 from genprior.restoration.windows import Window
 from genprior.solve import default_solver, solve
-from genprior.solvers import MMPS, Result, Solver
+from genprior.solvers import Result, Solver
 from genprior.solvers.base import image_shape, rows_in_flight
 from genprior.solvers.choice import named
 from genprior.solvers.chunks import Tracking
@@ -92,8 +91,6 @@ class Solving:
         solver = self._named_solver()
         if solver is None:
             solver = default_solver(problem, prior)
-            if too_costly(solver, prior, problem):
-                solver = MMPS()
         known = {field.name for field in dataclasses.fields(solver)}
         changes = {}
         if self.steps is not None:

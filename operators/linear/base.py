@@ -99,16 +99,31 @@ class LinearOperator(Operator):
                 return diagonal
         shape = self.adjoint(like[:1]).shape[1:]
         sizes = (len(v) for v in (damping, scale) if isinstance(v, Tensor) and v.ndim)
+        step = max(1, 256 // max(self.rows or 1, *sizes, 1))
+        parts = [
+            self.gram_diagonal_of(range(start, start + step), damping, scale=scale, like=like)
+            for start in range(0, shape.numel(), step)
+        ]
+        return torch.cat(parts, 1).unflatten(1, shape)
+
+    def gram_diagonal_of(
+        self, pixels: range, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor
+    ) -> Tensor:
+        """Return some entries (1 or B, n) of `gram_diagonal`, flat, by one solve for each.
+
+        Args:
+            pixels: Which; what lies beyond the last is left out.
+            damping, scale, like: As there.
+        """
+        shape = self.adjoint(like[:1]).shape[1:]
+        sizes = (len(v) for v in (damping, scale) if isinstance(v, Tensor) and v.ndim)
         count = max(self.rows or 1, *sizes, 1)
-        diagonal = like.new_empty(count, shape.numel())
-        for start, impulses in _impulses(shape, like, chunk=max(1, 256 // count)):
-            n = len(impulses)
-            index = torch.arange(count, device=like.device).repeat_interleave(n)
-            operator = self.take(index)
-            y = operator(impulses.repeat(count, *[1] * len(shape)))
-            u = operator.solve_gram(y, _pick(damping, index), scale=_pick(scale, index))
-            diagonal[:, start : start + n] = (y * u).flatten(1).sum(1).view(count, n)
-        return diagonal.view(count, *shape)
+        impulses = _impulses(shape, like, range(pixels.start, min(pixels.stop, shape.numel())))
+        index = torch.arange(count, device=like.device).repeat_interleave(len(impulses))
+        operator = self.take(index)
+        y = operator(impulses.repeat(count, *[1] * len(shape)))
+        u = operator.solve_gram(y, _pick(damping, index), scale=_pick(scale, index))
+        return (y * u).flatten(1).sum(1).view(count, len(impulses))
 
     def gram_log_determinant(
         self, damping: PerImage, *, scale: PerImage = 1.0, like: Tensor | None = None
@@ -175,7 +190,9 @@ class LinearOperator(Operator):
         matrices = []
         for row in range(self.rows or 1):
             columns = []
-            for _, e in _impulses(shape, like, chunk=256):
+            size = shape.numel()
+            for start in range(0, size, 256):
+                e = _impulses(shape, like, range(start, min(start + 256, size)))
                 index = torch.full((len(e),), row, device=like.device)
                 columns.append(apply(self.take(index), e).flatten(1))
             matrices.append(torch.cat(columns).mT)
@@ -218,11 +235,8 @@ def _pick(value: PerImage, index: Tensor) -> PerImage:
     return value[index] if isinstance(value, Tensor) and value.numel() > 1 else value
 
 
-def _impulses(shape: torch.Size, like: Tensor, *, chunk: int):
-    """Yield (start, unit vectors start, start + 1, ... as (n, *shape)), `chunk` at a time."""
-    size = shape.numel()
-    for start in range(0, size, chunk):
-        n = min(chunk, size - start)
-        e = torch.zeros(n, size, dtype=like.dtype, device=like.device)
-        e[torch.arange(n), start + torch.arange(n)] = 1
-        yield start, e.view(n, *shape)
+def _impulses(shape: torch.Size, like: Tensor, pixels: range) -> Tensor:
+    """Unit vectors (n, *shape) of some entries."""
+    e = torch.zeros(len(pixels), shape.numel(), dtype=like.dtype, device=like.device)
+    e[torch.arange(len(pixels)), torch.tensor(pixels, dtype=torch.long)] = 1
+    return e.view(len(pixels), *shape)

@@ -269,6 +269,10 @@ class MixturePosterior(WeightedPosterior[GaussianMixture]):
         super().__init__(prior, problem)
         self._parts = [component.posterior(problem) for component in prior.components]
 
+    def tasks(self) -> list[Callable[[], object]]:
+        """Those of the components."""
+        return [task for part in self._parts for task in part.tasks()]
+
     @cached_property
     def _joint(self) -> Tensor:
         evidences = torch.stack([part.log_evidence for part in self._parts], 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from genprior.priors.gaussian.low_rank import LowRankNormal, precise
 
 ROW_VALUES = 2**23
 """Numbers in flight where rows are taken in chunks: 32 MB in float32."""
+
+PIECE = 16
+"""Right-hand sides of one task where each takes an iterative solve."""
 
 
 class GaussianPosterior:
@@ -42,7 +46,26 @@ class GaussianPosterior:
         self._shape = shape  # (C, H, W)
         self._scale = float(law.residual) ** 2
         self._operator = problem.linear_operator
+        self._iterative = self._operator.spectrum(problem.y) is None
+        self._found: dict[tuple[str, int, int], Tensor] = {}
         check_density_of_y(problem, self._scale)
+
+    def tasks(self) -> list[Callable[[], object]]:
+        """Iterative solves that mean, samples and std wait for, in pieces of about one cost.
+
+        Where the operator has a spectrum there are none. Each is done once, here or on demand.
+        """
+        if not self._iterative:
+            return []
+        rows = range(1 if self._shared else self._count)
+        directions, pixels = _pieces(self._law.rank), _pieces(self._law.dimension)
+        tasks = [partial(self._pulled_factors, row, part) for row in rows for part in directions]
+        return [*tasks, *(partial(self._gram_diagonal_of, part) for part in pixels)]
+
+    def _once(self, key: tuple[str, int, int], find: Callable[[], Tensor]) -> Tensor:
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
 
     def _image(self, flat: Tensor) -> Tensor:
         return flat.reshape(-1, *self._shape)
@@ -67,10 +90,19 @@ class GaussianPosterior:
     @cached_property
     def _gram_diagonal(self) -> Tensor:
         """The diagonal of A^T M^-1 A, (B or 1, d)."""
+        if self._iterative:
+            parts = [self._gram_diagonal_of(part) for part in _pieces(self._law.dimension)]
+            return torch.cat(parts, 1)
         diagonal = self._operator.gram_diagonal(
             noise_variance(self._problem), scale=self._scale, like=self._problem.y
         )
         return diagonal.expand(-1, *self._shape).flatten(1)
+
+    def _gram_diagonal_of(self, part: range) -> Tensor:
+        """Some of its entries, (B or 1, n)."""
+        variance, like = noise_variance(self._problem), self._problem.y
+        find = partial(self._operator.gram_diagonal_of, part, variance, scale=self._scale)
+        return self._once(("pixels", 0, part.start), partial(find, like=like))
 
     def _weighted_factors(self, row: int) -> Tensor:
         """A^T M^-1 A F of image `row`, as rows (k, d)."""
@@ -78,13 +110,19 @@ class GaussianPosterior:
             return self._law.factors * self._weights[min(row, len(self._weights) - 1)]
         if self._law.rank == 0:
             return self._law.factors
+        if self._iterative:
+            return torch.cat([self._pulled_factors(row, p) for p in _pieces(self._law.rank)])
         step = max(1, ROW_VALUES // self._law.dimension)
-        parts = []
-        for factors in self._law.factors.split(step):
-            index = torch.full((len(factors),), row, device=factors.device)
-            problem = self._problem.take(index)
-            parts.append(self._pull(problem.operator(self._image(factors)), problem))
-        return torch.cat(parts)
+        return torch.cat([self._pulled(row, f) for f in self._law.factors.split(step)])
+
+    def _pulled_factors(self, row: int, part: range) -> Tensor:
+        """Some of its rows, (n, d)."""
+        factors = self._law.factors[part.start : part.stop]
+        return self._once(("factors", row, part.start), lambda: self._pulled(row, factors))
+
+    def _pulled(self, row: int, factors: Tensor) -> Tensor:
+        problem = self._problem.take(torch.full((len(factors),), row, device=factors.device))
+        return self._pull(problem.operator(self._image(factors)), problem)
 
     @cached_property
     def _cholesky(self) -> Tensor:
@@ -219,6 +257,11 @@ class GaussianPosterior:
             pulled = self._pull(problem.residual(x_) - shift, problem)
             out.append(x_ + self._image(self._scale * pulled))
         return torch.cat(out)
+
+
+def _pieces(size: int) -> list[range]:
+    """Cut 0 ... size for `tasks`."""
+    return [range(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
 
 
 def _blocks(k: int) -> list[tuple[int, int]]:

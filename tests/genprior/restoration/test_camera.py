@@ -17,14 +17,11 @@ from genprior.data import read_image, write_image
 from genprior.operators import Blur, GaussianNoise, PoissonNoise, Problem
 from genprior.pretrained import load
 from genprior.priors import Diffusion, Gaussian
-from genprior.restoration import progress
 from genprior.restoration.degradation import Degradation
 from genprior.restoration.kernel_estimate import candidates, exact_evidence, find_kernel
 from genprior.restoration.posing import pose
-from genprior.restoration.progress import Progress, seconds_needed
 from genprior.restoration.settings import Solving
 from genprior.restoration.windows import windows_round_holes
-from genprior.solvers import MMPS, DiffPIR
 
 INPAINT = ("--task", "inpaint", "--mask", "mask.png")
 
@@ -330,68 +327,6 @@ def test_a_window_is_a_cropped_photo(photo_place):
     cut = whole[:, top:bottom, left:right]
     assert (read_image("out/sample_2.png") - cut).abs().max() < 1e-3
     assert alone["residual_in_sigma"] == pytest.approx(report["residual_in_sigma"], rel=1e-2)
-
-
-# Time
-
-
-@pytest.mark.parametrize(
-    ("side", "boundary", "solver"),
-    [
-        (SIDE, "valid", "ExactPosterior"),
-        (48, "circular", "ExactPosterior"),
-        (48, "valid", "MMPS"),
-    ],
-)
-def test_solver_by_cost(side, boundary, solver):
-    """Would catch a default that hangs: an exact posterior that takes an iterative solve for each
-    of thousands of pixels; and one given up where it is quick or was asked for."""
-    prior = smooth_gaussian(side=side)
-    operator = Blur(candidates()["disk:2"], (3, side, side), boundary=boundary)
-    problem = Problem(operator(prior.mean.expand(1, -1, -1, -1)), operator, GaussianNoise(0.1))
-    assert type(Solving().find_solver(problem, prior)).__name__ == solver
-    named = Solving(solver="ExactPosterior").find_solver(problem, prior)
-    assert type(named).__name__ == "ExactPosterior"
-
-
-def test_expected_time(monkeypatch):
-    """Would catch an estimate that forgets gradients, samples, steps, or the size."""
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-
-    class Ticking(Diffusion):
-        def denoise(self, x, sigma):
-            clock[0] += x.shape[-1] * x.shape[-2] / 1e4
-            out = x * 1.0
-            if out.requires_grad:
-                out.register_hook(lambda g: clock.__setitem__(0, clock[0] + g.numel() / 1e4))
-            return out
-
-    prior = Ticking(tiny_network(), (3, None, None))
-    one = 100 * 200 / 1e4
-    assert seconds_needed(DiffPIR(steps=7), prior, [(100, 200)], 2) == pytest.approx(14 * one)
-    many = seconds_needed(DiffPIR(steps=7), prior, [(1000, 2000), (50, 40)], 2)
-    assert many == pytest.approx(14 * (100 + 0.1) * one)
-    gradients = seconds_needed(MMPS(steps=7), prior, [(100, 200)], 2)
-    assert gradients == pytest.approx(14 * one * (1 + 4 * 3))
-    assert seconds_needed(MMPS(), smooth_gaussian(), [(SIDE, SIDE)], 1) is None
-
-
-def test_progress_is_said_without_a_terminal(photo_place, capsys, monkeypatch):
-    """Would catch hours of silence in a log, shares that pass 100 %, and a thread left behind."""
-    following = Progress(2)
-    for _ in following(range(4), "walk"):
-        pass
-    for i in following(range(4), "walk"):
-        if i == 2:
-            break
-    assert following.line().startswith("75% done in 0 s, about 0 s left")
-    monkeypatch.setattr(progress, "EVERY", 0.02)
-    photo(32, 32)
-    restore(*DENOISE, "--steps", "20")
-    captured = capsys.readouterr()
-    assert "genprior: " in captured.err
-    assert "expected  " in captured.out.partition("measured")[0]
 
 
 # What is written, and what can be repeated
