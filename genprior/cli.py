@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genprior.commands.refusals import in_words, naming, refuse_outside
+from genprior.commands.refusals import in_words, naming, refuse_empty, refuse_outside
 
 
 class Command(NamedTuple):
@@ -136,6 +136,7 @@ def _run(words: list[str]) -> int:
     except ArgumentError as error:
         raise ValueError(in_words(error, kinds)) from error
     values.pop("config", None)
+    refuse_empty(values)
     refuse_outside(values)
     named = {key: value for key, value in values.items() if key not in positional}
     try:

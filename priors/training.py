@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from typing_extensions import Self
 
 from genprior.operators.random import Generators
 from genprior.priors.base import Model
+
+T = TypeVar("T")
 
 Loss = tuple[Tensor, dict[str, float]]
 """The mean loss over a batch, and figures to log."""
@@ -149,3 +153,70 @@ def first_image(images: Iterable[Tensor]) -> Tensor:
     if image is None:
         raise ValueError("no image came to build a model for")
     return image
+
+
+def pick(what: str, config: Mapping[str, Any], kinds: Mapping[str, T]) -> tuple[T, dict[str, Any]]:
+    """Return what plain data name by their 'kind', or the first of `kinds`, and the other options.
+
+    Raises:
+        ValueError: There is no such kind, or an option is none of that kind's.
+    """
+    options = dict(config)
+    kind = options.pop("kind", next(iter(kinds)))
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{what}.kind must be one of {', '.join(kinds)}, not {kind!r}")
+    return kinds[kind], options
+
+
+def check_options(what: str, options: Mapping[str, Any], *takers: Callable[..., Any]) -> None:
+    """Raise unless each of `options` is a keyword of one of `takers`, and of that keyword's type.
+
+    Args:
+        what: Whose options they are, as 'network'.
+        options: Plain data, from a shell, a recipe or a caller.
+        takers: Functions or classes; what they name without a default is no option.
+    Raises:
+        ValueError: It names the option, and says what would do.
+    """
+    known: dict[str, Any] = {}
+    for taker in takers:
+        hints = get_type_hints(taker.__init__ if isinstance(taker, type) else taker)
+        parameters = inspect.signature(taker).parameters.values()
+        known |= {p.name: hints[p.name] for p in parameters if p.default is not p.empty}
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"{what} has no option {name!r}, only {', '.join(known) or 'kind'}")
+        if not _is(value, known[name]):
+            raise ValueError(f"{what}.{name} must be {_in_words(known[name])}, not {value!r}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether plain data is of a type; numbers must be finite, and true is no number."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_is(value, part) for part in parts)
+    if parts:  # a list of any length, or a tuple of its own
+        if not isinstance(value, list | tuple):
+            return False
+        long = get_origin(kind) is not tuple or len(value) == len(parts)
+        return long and all(_is(v, parts[0]) for v in value)
+    if kind in (int, float):
+        number = isinstance(value, int | kind) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+
+
+def _in_words(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(parts)}"
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_in_words(part) for part in parts if part is not types.NoneType)
+    if parts:
+        return "a list as [1, 2]"
+    return _WORDS[kind]

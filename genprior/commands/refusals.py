@@ -59,6 +59,17 @@ def refuse_outside(values: Mapping[str, Any]) -> None:
                 raise ValueError(f"{option(name)} must be at {bound}, not {number}")
 
 
+def refuse_empty(values: Mapping[str, Any]) -> None:
+    """Refuse words that are empty, as those of a script's variable that is not set.
+
+    Raises:
+        ValueError: It names the option.
+    """
+    for name, value in values.items():
+        if value == "":
+            raise ValueError(f"{option(name)} is empty: give it a value, or leave it out")
+
+
 def in_words(error: Exception, kinds: Mapping[str, Any]) -> str:
     """Say what a parser found wrong.
 
@@ -77,11 +88,11 @@ def in_words(error: Exception, kinds: Mapping[str, Any]) -> str:
     name, about = found.groups()
     kind = _kind_of(name.split("."), kinds)
     came = re.findall(
-        r"(?:Given value|Got value): (.*?)(?= - Expected| Given value type|$)", about
+        r"(?:Given value|Got value):\s?(.*?)(?= - Expected| Given value type|$)", about
     )
     if kind is None or not came:
         return f"{option(name)}: {about}"
-    return f"{option(name)} must be {_takes(kind)}, not {came[-1]}"
+    return f"{option(name)} must be {_takes(kind)}, not {came[-1] or 'empty'}"
 
 
 def _kind_of(path: list[str], kinds: Mapping[str, Any]) -> Any:
@@ -108,6 +119,12 @@ def naming(message: str, values: Mapping[str, Any]) -> str:
     """Name the option whose text a message speaks of, if it names none."""
     if re.search(r"--[a-z]", message):
         return message
+    nested = {name: value for name, value in values.items() if isinstance(value, dict)}
+    first = re.split(r"\W", message.replace("-", "_"), maxsplit=1)[0]
+    if first in nested:
+        return f"--{message}"
+    if within := [name for name, value in nested.items() if first in value]:
+        return f"--{within[0]}.{message}"
     meant = [
         name
         for name, value in values.items()

@@ -36,6 +36,7 @@ from genprior.training.options import (
     check_same,
     fingerprint,
     name_of,
+    warn_of_warmup,
 )
 from genprior.training.report import EVERY, Callback, Report
 from genprior.training.stream import as_images, generator_for, shares, stream
@@ -169,6 +170,7 @@ class _Run:
         self.batch_size, self.card = batch_size, card
         check_batch(model, batch_size, options)
         check_images(images, model, options)
+        warn_of_warmup(length, options)
         objective = copy.deepcopy(model).train().requires_grad_(False).objective()
         self.objective = objective
         self.turns = [g for g, repeats in objective.turns for _ in range(repeats)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -209,6 +210,15 @@ def check_length(saved: dict[str, Any], now: Length, options: TrainingOptions) -
             f"{now.unit}: {before.total:g} before, {now.total:g} now, but the {done:g} {now.unit} "
             "that were done are past the point where the length can change: the learning rate "
             "was, or should be, falling"
+        )
+
+
+def warn_of_warmup(length: Length, options: TrainingOptions) -> None:
+    if length.steps is not None and options.warmup > length.steps:
+        warnings.warn(
+            f"the learning rate reaches {length.steps / options.warmup:.0%} of its peak only: the "
+            f"warm-up takes {options.warmup} steps, and the run has {length.steps}",
+            stacklevel=4,
         )
 
 

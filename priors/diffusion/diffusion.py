@@ -25,7 +25,7 @@ from genprior.priors.diffusion.likelihood import log_prob_estimate
 from genprior.priors.diffusion.parametrisations import EDM, Parametrisation
 from genprior.priors.diffusion.tiles import in_tiles, needs_tiles
 from genprior.priors.diffusion.unet import UNet
-from genprior.priors.training import Objective, SingleLoss, Trainable
+from genprior.priors.training import Objective, SingleLoss, Trainable, check_options
 
 
 class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
@@ -68,6 +68,11 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         self.latent_shape = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
         self.training_objective = objective if objective is not None else EDM()
         mean = torch.as_tensor(data_mean, dtype=torch.float64).reshape(-1, 1, 1)
+        if len(mean) not in (1, self.image_shape[0]):
+            raise ValueError(
+                f"data_mean must be one number, or one for each of {self.image_shape[0]} "
+                f"channels, not {data_mean}"
+            )
         self.data_mean = nn.Buffer(mean.float(), persistent=False)
         self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
         # As Python numbers too: a float64 input is not normalised by float32 figures.
@@ -102,10 +107,13 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
             raise ValueError("no image came to build a diffusion prior for")
         mean = torch.as_tensor(total) / count
         variance = (torch.as_tensor(squares) / count - mean**2).mean().clamp(min=1e-8)
-        options = network if network is not None else small_network(shape)
+        options = dict(network) if network is not None else small_network(shape)
+        if options.pop("channels", shape[0]) != shape[0]:
+            raise ValueError(f"network.channels follows from the images, which have {shape[0]}")
+        check_options("network", options, UNet)
         return {
             "image_shape": shape,
-            "network": UNet(**{**options, "channels": shape[0]}),
+            "network": UNet(shape[0], **options),
             "objective": parametrisations.from_config(objective or {}),
             "data_mean": [round(m, 4) for m in mean.tolist()],
             "data_std": round(variance.sqrt().item(), 4),

@@ -21,6 +21,7 @@ from torch import Tensor
 from genprior.operators.base import per_row
 from genprior.operators.random import Generators, normal, uniform
 from genprior.priors.base import check_counts
+from genprior.priors.training import check_options, pick
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -101,12 +102,17 @@ class EDM(Parametrisation):
     s_range: tuple[float, float] = (0.004, 160.0)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.log_mean) and 0 < self.log_std < math.inf):
-            raise ValueError(
-                "log_mean must be finite and log_std positive, not "
-                f"{self.log_mean} and {self.log_std}"
-            )
         _check_range("s_range", self.s_range)
+        low, high = map(math.log, self.s_range)
+        if not low <= self.log_mean <= high:
+            raise ValueError(
+                f"log_mean must lie in ln s_range, {low:.3g} to {high:.3g}, not {self.log_mean}"
+            )
+        if not 0 < self.log_std <= high - low:
+            raise ValueError(
+                f"log_std must be positive, and at most the length of ln s_range, "
+                f"{high - low:.3g}, not {self.log_std}"
+            )
 
     def reading(self, s: float) -> Reading:
         total = math.sqrt(1 + s**2)
@@ -241,12 +247,14 @@ def from_config(config: dict[str, Any]) -> EDM | DDPM | FlowMatching:
     Raises:
         ValueError: The kind is unknown, or an option out of range.
     """
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    kind = fields.pop("kind", "edm")
-    kind = {"flow": "flow_matching"}.get(kind, kind)  # its name in older files
-    if kind not in KINDS:
-        raise ValueError(f"objective {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    return KINDS[kind](**fields)
+    if config.get("kind") == "flow":  # its name in older files
+        config = {**config, "kind": "flow_matching"}
+    kind, options = pick("objective", config, KINDS)
+    check_options("objective", options, kind)
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in options.items()
+    }
+    return kind(**fields)
 
 
 def _check_range(name: str, bounds: tuple[float, float], most: float = math.inf) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genprior.priors.base import check_counts
+from genprior.priors.training import check_options, pick
 
 _ACTIVATIONS = {"softplus": nn.Softplus, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -132,16 +133,18 @@ def coders(
     Raises:
         ValueError: The kind is unknown or its options do not fit the image.
     """
-    options = {"kind": "perceptron", "seed": 0, **config}
-    kind, seed = options.pop("kind"), options.pop("seed")
-    if kind not in _KINDS:
-        raise ValueError(f"network {kind!r} is unknown: choose one of {', '.join(_KINDS)}")
+    build, options = pick("network", config, _KINDS)
+    check_options("network", options, build, _start)
+    generator = _start(options.pop("seed", 0))
     with torch.device("meta"):  # the default initialisation would move the global generator
-        encoder, decoder = _KINDS[kind](image_shape, sizes, outputs, **options)
-    generator = torch.Generator().manual_seed(seed)
+        encoder, decoder = build(image_shape, sizes, outputs, **options)
     for network in (encoder, decoder):
         initialise(network, generator)
     return encoder, decoder
+
+
+def _start(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

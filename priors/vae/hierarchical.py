@@ -73,7 +73,7 @@ class HierarchicalVAE(VariationalPrior):
         self.group_shapes = group_shapes(image_shape, levels)
         self.latent_shape = (sum(math.prod(s) for s in self.group_shapes),)
         self.pixels = pixel_distributions.from_config(pixels or {})
-        self.bound = BoundOptions(**(bound or {}))
+        self.bound = BoundOptions.from_config(bound or {})
         with torch.device("meta"):  # the default initialisation would move the global generator
             self.network = Hierarchy(image_shape, levels, self.pixels.outputs)
         initialise(self.network, torch.Generator().manual_seed(seed))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genprior.operators.random import Generators, normal, uniform
+from genprior.priors.training import check_options, pick
 
 
 class PixelDistribution(nn.Module, ABC):
@@ -61,8 +62,8 @@ class GaussianPixels(PixelDistribution):
     """
 
     def __init__(self, *, std: float = 0.1, learned: bool = True, bounded: bool = True) -> None:
-        if not (std > 0 and math.isfinite(std)):
-            raise ValueError(f"std must be positive and finite, not {std}")
+        if not 0 < std <= 1:
+            raise ValueError(f"std is in pixel units: it must be positive, at most 1, not {std}")
         super().__init__({"kind": "gaussian", "std": std, "learned": learned, "bounded": bounded})
         log_std = torch.tensor(math.log(std))
         self.log_std = nn.Parameter(log_std) if learned else nn.Buffer(log_std)
@@ -182,8 +183,6 @@ def from_config(config: dict[str, Any]) -> PixelDistribution:
     Raises:
         ValueError: The kind is unknown.
     """
-    options = dict(config)
-    kind = options.pop("kind", "gaussian")
-    if kind not in _KINDS:
-        raise ValueError(f"pixels {kind!r} are unknown: choose one of {', '.join(_KINDS)}")
-    return _KINDS[kind](**options)
+    kind, options = pick("pixels", config, _KINDS)
+    check_options("pixels", options, kind)
+    return kind(**options)

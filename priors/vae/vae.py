@@ -47,7 +47,7 @@ class VAE(VariationalPrior):
         self.latent_shape = (latent_size,)
         self.network = {"kind": "perceptron", **(network or {})}
         self.pixels = pixel_distributions.from_config(pixels or {})
-        self.bound = BoundOptions(**(bound or {}))
+        self.bound = BoundOptions.from_config(bound or {})
         self.encoder, self.decoder = coders(
             image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self.network
         )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from genprior.operators.random import Generators
 from genprior.priors.base import EncodingPrior, LatentPrior
-from genprior.priors.training import Loss, Objective, Trainable, Turn
+from genprior.priors.training import Loss, Objective, Trainable, Turn, check_options
 from genprior.priors.vae.pixels import PixelDistribution
 
 ACTIVE = 0.01
@@ -47,13 +48,19 @@ class BoundOptions:
     warm_up: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.free_bits < 0 or self.warm_up < 0:
-            raise ValueError(
-                "samples must be >= 1, free_bits and warm_up >= 0, not "
-                f"{self.samples}, {self.free_bits}, {self.warm_up}"
-            )
-        if not (self.kl_weight > 0 and math.isfinite(self.kl_weight)):
-            raise ValueError(f"kl_weight must be positive and finite, not {self.kl_weight}")
+        for name, low, high in (("samples", 1, 10_000), ("free_bits", 0, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
+        if not 0 < self.kl_weight <= 1e4:
+            raise ValueError(f"kl_weight must be positive, at most 1e4, not {self.kl_weight}")
+        if not 0 <= self.warm_up < math.inf:
+            raise ValueError(f"warm_up must be at least 0, not {self.warm_up}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BoundOptions:
+        """Build from plain data, checked."""
+        check_options("bound", config, cls)
+        return cls(**config)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Every option of every command, given what nobody should give it."""
 
 import functools
+import inspect
 import itertools
 import re
 
@@ -12,11 +13,16 @@ from genprior import cli
 from genprior.data import write_image
 from genprior.figures import registry
 from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaussian
+from genprior.priors.diffusion.parametrisations import KINDS
+from genprior.priors.diffusion.unet import UNet
+from genprior.priors.vae.coders import convolutional, perceptron
+from genprior.priors.vae.pixels import BernoulliPixels, GaussianPixels
+from genprior.priors.vae.variational import BoundOptions
 
 MISSING = "(nothing)"
 TRIED = (
     *(MISSING, "text", "-1", "0", "nan", ".nan", "inf", ".inf", "1e9", "1000000000"),
-    *("folder", "file.txt", "/dev/null"),
+    *("folder", "file.txt", "/dev/null", ""),
 )
 
 PATHS = {"text", "-1", "0", "nan", ".nan", "inf", ".inf", "1e9", "1000000000"}
@@ -38,6 +44,19 @@ LEGAL = {
     "out of evaluate": PATHS,
     "data": {"folder"},
 }
+
+LEGAL_INSIDE = {
+    "seed": {"-1", "0", "1000000000"},
+    "log_mean": {"-1", "0"},
+    "free_bits": {"0"},
+    "warm_up": {"0", "1000000000"},
+}
+"""The same inside mappings."""
+
+INSIDE = (
+    r"(s|beta)_range|log_(mean|std)|closed_kl|free_bits|kl_weight|(flow|scaled)_[a-z]+|warm_up"
+)
+"""Names in mappings, where they are typed as they are."""
 
 DATA = ("--data", "folder", "--out", "new")
 DENOISE = ("--task", "denoise", "--sigma", "0.1")
@@ -125,6 +144,29 @@ def line(name, option, flag, value):
     return [*words, *([f"{typed}={value}"] if flag else [typed, value])]
 
 
+def nested():
+    """Every option inside a mapping: the command, the words before it, its name, what is legal."""
+    families = {
+        "train diffusion": [
+            ("network", "", UNet),
+            *(("objective", f"kind: {kind}, ", taker) for kind, taker in KINDS.items()),
+        ],
+        "train vae": [
+            ("network", "", perceptron),
+            ("network", "kind: convolutional, ", convolutional),
+            ("pixels", "", GaussianPixels),
+            ("pixels", "kind: bernoulli, ", BernoulliPixels),
+            ("bound", "", BoundOptions),
+        ],
+    }
+    for name, mappings in families.items():
+        for option, before, taker in mappings:
+            for key, parameter in inspect.signature(taker).parameters.items():
+                if parameter.default is not parameter.empty:
+                    yield name, option, before, key
+            yield name, option, before, "nonesuch"
+
+
 def fault(words, named, place, capsys):
     """What is wrong with the refusal of a command line: nothing, or one line."""
     before = sorted(place.rglob("*"))
@@ -134,7 +176,10 @@ def fault(words, named, place, capsys):
         status = "work began"
     out, said = capsys.readouterr()
     said = said.replace(str(place), "")
-    plain = not re.search(r"Union|ubtypes|<class|typing\.|Parser key|Traceback|[a-z]_[a-z]", said)
+    spoken = re.sub(INSIDE, "", said)
+    plain = not re.search(
+        r"Union|ubtypes|<class|typing\.|Parser key|Traceback|[a-z]_[a-z]", spoken
+    )
     same = sorted(place.rglob("*")) == before
     good = status == 2 and said.count("\n") == 1 and not out and named in said and plain and same
     wrote = "" if same else ", and something was written"
@@ -155,6 +200,11 @@ def test_sweep(place, capsys):
         elif value is not MISSING or not flag:
             tried += 1
             short += fault(words, hyphened(option), place, capsys)
+    for (name, option, before, key), value in itertools.product(nested(), TRIED[1:]):
+        if value not in LEGAL_INSIDE.get(key, set()):
+            tried += 1
+            inside = f"{{{before}{key}: {value}}}"
+            short += fault(line(name, option, False, inside), f"--{option}", place, capsys)
     for value in TRIED[1:]:
         tried += 1
         short += fault(["--import", value, "priors"], "--import", place, capsys)

@@ -577,6 +577,12 @@ def test_sizes_that_no_network_has_are_refused(words, says, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_warm_up_longer_than_the_run_is_said():
+    """Would catch a run whose learning rate never comes up, in silence."""
+    with pytest.warns(UserWarning, match="50% of its peak only: .* 8 steps, and the run has 4"):
+        train(Line(), data(), steps=4, batch_size=4, options=options(warmup=8))
+
+
 def test_recipes_are_read_as_they_were(monkeypatch):
     """Would catch an option of a shipped recipe that a command no longer knows or passes on."""
     passed = {}
