@@ -43,8 +43,8 @@ def effective_sample_size(draws: Tensor) -> Tensor:
     # Sums of neighbouring autocorrelations are positive and falling; noise ends that.
     positive = (pairs > 0).to(pairs.dtype).cumprod(-2)
     pairs = pairs.cummin(-2).values * positive
-    time = (2 * pairs.sum(-2) - 1).clamp(min=1e-3)
-    size = (chains * count / time).clamp(max=float(chains * count))
+    time = (2 * pairs.sum(-2) - 1).clamp(min=1)
+    size = chains * count / time
     return torch.where(within > 0, size, torch.zeros_like(size))
 
 

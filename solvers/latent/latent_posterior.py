@@ -35,7 +35,7 @@ class LatentPosterior:
 
     prior: Counted
     problem: Problem
-    decoder_std: float = 0.0
+    decoder_std: float
 
     def take(self, index: Tensor) -> LatentPosterior:
         """Keep the rows `index`."""

@@ -91,7 +91,7 @@ class LatentSampler(Solver):
         found = latent_posterior(prior, chunk.rows, self.decoder_variance)
         z = z.flatten(0, 1).unflatten(1, prior.latent_shape)
         misfit = found.misfit(z).view(len(y), -1).mean(1)
-        r_hat = split_r_hat(draws).amax(-1)
+        r_hat = split_r_hat(draws).amax(1)
         shape = (len(y), chunk.samples)
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
@@ -101,7 +101,7 @@ class LatentSampler(Solver):
                 "energy": energies,
                 "residual": misfit[None],
                 "r_hat": r_hat[None],
-                "ess": effective_sample_size(draws).amin(-1)[None],
+                "ess": effective_sample_size(draws).amin(1)[None],
                 "acceptance": acceptance[None],
             },
         )

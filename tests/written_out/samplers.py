@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.polynomial import Polynomial
-from scipy.integrate import quad
 
 
 def log_uniform(high, low, steps):
@@ -72,13 +71,13 @@ def dpm_solver(guide, x, sigmas, noise, *, stochastic=False):
 
 def adams(nodes, h, k):
     """The integrals of k e^(-k (h - t)) L_j(t) over [0, h], L_j(node_i) = 1 where i = j else 0."""
-    weights = []
+    weights, (at, share) = [], np.polynomial.legendre.leggauss(40)
+    t, share = h * (at + 1) / 2, h * share / 2
     for j, node in enumerate(nodes):
         others = [other for i, other in enumerate(nodes) if i != j]
         scale = math.prod(node - other for other in others)
         lagrange = Polynomial.fromroots(others) / scale if others else Polynomial([1.0])
-        value, _ = quad(lambda t, p=lagrange: k * math.exp(-k * (h - t)) * p(t), 0, h)
-        weights.append(value)
+        weights.append(float((share * k * np.exp(-k * (h - t)) * lagrange(t)).sum()))
     return weights
 
 
