@@ -164,3 +164,17 @@ def test_particles_are_those_written_out(entries, kind, monkeypatch):
         norms = [((p.y - x0 @ p.a.T).norm(dim=1) / unit).mean() for _, x0, _ in p.record]
         torch.testing.assert_close(found.trace["residual"][:-1, i], torch.stack(norms))
     assert 0.1 < sum(halved) / len(halved) < 0.9, "one case of resampling is not tried"
+
+
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+@pytest.mark.parametrize("solver", [solver for solver, _ in LINEAR], ids=repr)
+def test_levels_that_do_not_fall(solver):
+    """Catches 0 / 0 in a step of length zero: a prior that denoises at one level only."""
+    prior, problem = posed("mask")
+    narrow = Wide(prior.mean, prior.factors, residual=prior.residual)
+    narrow.sigma_range = (0.2, 0.2)
+    found = solver(problem, narrow, generator=seeded())
+    assert found.samples.isfinite().all()
+    if not getattr(solver, "ddpm_levels", False) and not getattr(solver, "as_published", False):
+        sigmas = found.trace["sigma"][:-1]
+        torch.testing.assert_close(sigmas, torch.full_like(sigmas, 0.2))
