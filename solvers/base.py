@@ -170,11 +170,17 @@ class Solver(ABC):
         """Solve one chunk. Called without gradients; enable them where they are needed."""
 
     def _warn(self, found: Solution) -> None:
-        """Say once which images have not converged, and what to try."""
+        """Say once which images have not converged, what to try, and the method's own remark."""
+        said = [words for words in (self._failure(found), self._remark(found)) if words]
+        if said:
+            warnings.warn(
+                f"{type(self).__name__}: {'. '.join(said)}", RuntimeWarning, stacklevel=4
+            )
+
+    def _failure(self, found: Solution) -> str:
         failed = found.converged.logical_not().nonzero().flatten().tolist()
         if not failed:
-            return
-        named = ", ".join(map(str, failed[:8])) + ", ..." * (len(failed) > 8)
+            return ""
         measures = {
             "residual": ("the last residual |y - A x|", "where noise makes it 1"),
             "r_hat": ("R-hat", "where chains that agree have 1"),
@@ -184,13 +190,15 @@ class Solver(ABC):
             if key in found.trace:
                 values = ", ".join(f"{float(found.trace[key][-1, i]):.3g}" for i in failed[:8])
                 how_far += f"; {what} is {values}, {meaning}"
-        warnings.warn(
-            f"{type(self).__name__}: {len(failed)} of {len(found.converged)} images have not "
-            f"converged: number {named}{how_far}. Try more steps, another solver, or a "
-            "larger sigma if that is a guess",
-            RuntimeWarning,
-            stacklevel=4,
+        return (
+            f"{len(failed)} of {len(found.converged)} images have not converged: number "
+            f"{numbered(failed)}{how_far}. Try more steps, another solver, or a larger sigma if "
+            "that is a guess"
         )
+
+    def _remark(self, found: Solution) -> str:
+        """What else a user should be told of what was found; "" for nothing."""
+        return ""
 
     @property
     def _paired(self) -> bool:
@@ -264,6 +272,11 @@ class Solver(ABC):
                 f"the prior is on {tensor.device}, y on {problem.y.device}: move one of them"
             )
         return image_shape(problem, prior)
+
+
+def numbered(images: list[int]) -> str:
+    """Name the first eight."""
+    return ", ".join(map(str, images[:8])) + ", ..." * (len(images) > 8)
 
 
 def _ordinary(what: T) -> T:

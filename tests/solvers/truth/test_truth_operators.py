@@ -1,5 +1,6 @@
 """Diffusion solvers against closed-form posteriors on operators that are no masks."""
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -8,7 +9,15 @@ import torch
 from tools import randn, seeded
 
 from genprior.metrics import gaussian_kl
-from genprior.operators import Blur, CompressedSensing, Downsampling, Identity, Matrix
+from genprior.operators import (
+    Blur,
+    CompressedSensing,
+    Downsampling,
+    GaussianNoise,
+    Identity,
+    Matrix,
+    Problem,
+)
 from genprior.operators.kernels import gaussian
 from genprior.priors import Gaussian
 from genprior.solvers import DAPS, DDNM, DDRM, DPS, MMPS, SMC, DiffPIR, PiGDM, Solver
@@ -191,3 +200,39 @@ def test_scalar_twist_has_the_posterior_law():
     assert float(error.square().mean().sqrt()) < 0.25, error
     ratio = float((x.var(0) / covariance.diag()).mean())
     assert 0.85 < ratio < 1.1, ratio
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("sigma", [0.005, 0.05])
+def test_dps_says_where_one_number_is_too_coarse(kind, sigma):
+    """Catches a mean off by .9 posterior standard deviations that fits y and passes for right,
+    and a warning on masks and downsampling, where all singular values are one."""
+    prior, problem = gaussian_field(102, sigma=sigma, operator=OPERATORS[kind])
+    mean, covariance = posterior_law(prior, problem)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = DPS()(problem, prior, num_samples=200, batch_size=200, generator=seeded(1))
+    assert result.converged.all()
+    x = result.samples[0].flatten(1)
+    error = (x.mean(0) - mean) / covariance.diag().sqrt()
+    warned = [w for w in caught if "one number stands for A A^T" in str(w.message)]
+    assert len(warned) == (kind in ("blur", "matrix") and sigma == 0.005), [error, caught]
+    if not warned:
+        assert float(error.square().mean().sqrt()) < 0.35, error
+    assert all(w.filename == __file__ for w in warned)
+
+
+def test_what_dps_says_of_white_data_is_true_of_white_data():
+    """Catches a control that takes other steps than the walk: the same error by the samples."""
+    mean = torch.full(SHAPE, 0.5, dtype=torch.float64)
+    prior = Gaussian.from_covariance(mean, 0.04 * torch.eye(16, dtype=torch.float64))
+    sigmas = torch.tensor([0.005, 0.02, 0.5], dtype=torch.float64)
+    x = prior.sample(3, generator=seeded(1))
+    problem = Problem.simulate(x, OPERATORS["blur"], GaussianNoise(sigmas), generator=seeded(2))
+    result = DPS(antithetic=True)(problem, prior, num_samples=300, generator=seeded(3))
+    for i, sigma in enumerate(sigmas):
+        exact, covariance = posterior_law(prior, problem.take(torch.tensor([i])))
+        off = result.samples[i].mean(0).flatten() - exact
+        found = float((off @ torch.linalg.solve(covariance, off) / 16).sqrt())
+        said = float(result.trace["white_error"][0, i])
+        assert abs(found - said) < 0.15 * said + 5 / 300**0.5 * 0.2, (float(sigma), found, said)
