@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genprior.priors import Model, Prior
+from genprior.priors import Diffusion, Model, Prior
+from genprior.priors.diffusion.foreign import is_diffusers_folder
 from genprior.priors.files import read_header
 
 _FOLDER = Path(__file__).parent
@@ -21,8 +23,13 @@ def available() -> list[str]:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and is_diffusers_folder(path)):
         return path
+    if path.is_dir() and len(path.parts) > 1:
+        raise ValueError(
+            f"{path} is a folder without a model of diffusers (unet/config.json or config.json): "
+            "name the weights file in it"
+        )
     shipped = _FOLDER / f"{name_or_path}.safetensors"
     if path.name == str(name_or_path) and shipped.is_file():
         return shipped
@@ -50,17 +57,31 @@ def load(
     A file of a model that is no prior, such as an autoencoder, gives that model.
 
     Args:
-        name_or_path: A shipped prior's name (`available()` lists them) or a weights file.
+        name_or_path: A shipped prior's name (`available()` lists them), a weights file, or the
+            folder of an unconditional pipeline of diffusers.
         device: Where to put it; the CPU if None.
         dtype: Floating-point type of the weights; float32 if None.
     Raises:
         ValueError: Unknown name (the nearest are offered), no such file, or a file that is
             truncated, altered or of another format.
     """
-    model: Any = Model.load(_find(name_or_path), dtype=dtype or torch.float32).to(device)
-    return model.eval().requires_grad_(False)
+    path, dtype = _find(name_or_path), dtype or torch.float32
+    if path.is_dir():
+        model: Any = Diffusion.from_diffusers(path).to(dtype)
+    else:
+        model = Model.load(path, dtype=dtype)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def card(name_or_path: str | Path) -> dict[str, Any]:
-    """Read what a weights file says of itself: family, config, data, licence, figures."""
-    return read_header(_find(name_or_path))
+    """Read what a weights file says of itself: family, config, data, licence, figures.
+
+    A folder of diffusers says no more than a hash of its files.
+    """
+    path = _find(name_or_path)
+    if path.is_file():
+        return read_header(path)
+    digest = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()):
+        digest.update(f"{file.relative_to(path)}\0".encode() + file.read_bytes())
+    return {"family": "Diffusion", "sha256": digest.hexdigest(), "card": {}}

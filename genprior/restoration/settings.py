@@ -39,11 +39,12 @@ class Solving:
     """How to restore.
 
     Attributes:
-        prior: Name of a shipped prior (`genprior priors` lists them) or a weights file; by default
-            one of photos of any size.
+        prior: Name of a shipped prior (`genprior priors` lists them), a weights file or a folder
+            of diffusers; by default one of photos of any size.
         solver: Name of a solver (`genprior solvers` lists them); the best that fits by default.
         steps: Its steps, for solvers that walk.
-        samples: Posterior samples for each image.
+        samples: Posterior samples for each image. Their mean, mean.png, is nearest to the truth;
+            one sample alone can be worse than interpolation.
         seed: Of everything drawn.
         device: Where to compute; auto takes a GPU if there is one.
         batch_size: Most images and samples in flight at once; lower it if memory runs out.

@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -120,15 +119,19 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         }
 
     @classmethod
-    def from_diffusers(cls, source: str | Path) -> Diffusion:
+    def from_diffusers(cls, source: Any, *, scheduler: Any = None) -> Diffusion:
         """Read an unconditional `UNet2DModel` with its scheduler.
 
         Args:
-            source: A local pipeline folder (with unet/ and scheduler/), or a name on the hub.
+            source: A pipeline or its folder (with unet/ and scheduler/), a name on the hub, or a
+                `UNet2DModel` or its folder.
+            scheduler: Of a U-Net that comes alone: a `DDPMScheduler` or its folder.
+        Raises:
+            ValueError: There is no scheduler, or the model is conditional or of another kind.
         """
         from genprior.priors.diffusion.foreign import read_diffusers
 
-        network, objective, shape = read_diffusers(source)
+        network, objective, shape = read_diffusers(source, scheduler)
         return cls(network, shape, objective=objective)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,8 @@ class DeepinvPrior(DenoisingPrior):
             largest as label.
         data_mean, data_std: Of the pixels that it expects; they matter only at the start of a
             walk.
+        options: What the denoiser's class, one of deepinv.models, was made with, as plain data:
+            needed to save the prior, weights and all.
     Raises:
         TypeError: It is not a module.
     """
@@ -42,12 +46,14 @@ class DeepinvPrior(DenoisingPrior):
         sigma_range: tuple[float, float] = (0.005, 20.0),
         data_mean: float | Sequence[float] = 0.5,
         data_std: float = 0.25,
+        options: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(denoiser, nn.Module):
             name = type(denoiser).__name__
             raise TypeError(f"denoiser must be a deepinv Denoiser, not a {name}")
         super().__init__()
         self.denoiser = denoiser
+        self.options = options
         self.image_shape = tuple(image_shape)
         self.sigma_range = sigma_range
         mean = torch.as_tensor(data_mean, dtype=torch.float32).reshape(-1, 1, 1)
@@ -56,10 +62,31 @@ class DeepinvPrior(DenoisingPrior):
 
     @property
     def config(self) -> dict[str, Any]:
-        raise TypeError(
-            "a deepinv model is not saved as a prior: keep its own weights file and call "
-            "from_deepinv again"
-        )
+        name = type(self.denoiser).__name__
+        if self.options is None or type(self.denoiser) is not _deepinv_class(name):
+            raise TypeError(
+                f"a {name} is saved where it is one of deepinv.models and its options are known: "
+                "from_deepinv(denoiser, image_shape, options={...}) with what it was made with"
+            )
+        return {**self._arguments, "denoiser": {"name": name}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DeepinvPrior:
+        """Build the denoiser, its weights still to be loaded; nothing is downloaded.
+
+        Raises:
+            ValueError: deepinv.models has no such class.
+        """
+        name = config["denoiser"]["name"]
+        kind = _deepinv_class(name)
+        if kind is None:
+            raise ValueError(f"deepinv.models has no denoiser {name!r}")
+        options = dict(config["options"])
+        if "pretrained" in inspect.signature(kind).parameters:
+            options["pretrained"] = None
+        with torch.random.fork_rng():  # its starting weights come from the global generator
+            denoiser = kind(**options)
+        return super().from_config({**config, "denoiser": denoiser})
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).detach()
@@ -88,6 +115,14 @@ class DeepinvPrior(DenoisingPrior):
         steps: int = 50,
     ) -> Tensor:
         return samplers.sample(self, n, size=size, generator=generator, steps=steps)
+
+
+def _deepinv_class(name: str) -> type[Denoiser] | None:
+    """A class of deepinv.models by its name; None for what is none."""
+    import deepinv
+
+    kind = getattr(deepinv.models, name, None)
+    return kind if inspect.isclass(kind) and issubclass(kind, nn.Module) else None
 
 
 from_deepinv = DeepinvPrior
@@ -137,44 +172,90 @@ class DiffusersUNet(nn.Module):
         return cls(network, config["steps"])
 
     def forward(self, u: Tensor, noise: Tensor) -> Tensor:
-        return self.network(u, noise * self.steps).sample
+        # of a model that learnt its variance too, that is the second half
+        return self.network(u, noise * self.steps).sample[:, : u.shape[1]]
 
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _TARGETS = {"epsilon": "noise", "sample": "image", "v_prediction": "velocity"}
 
 
-def read_diffusers(source: str | Path) -> tuple[DiffusersUNet, DDPM, Shape]:
-    """Read an unconditional pixel-space pipeline of diffusers.
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether a folder is a pipeline of diffusers or one of its U-Nets."""
+    return (path / "unet" / "config.json").is_file() or (path / "config.json").is_file()
+
+
+def read_diffusers(source: Any, scheduler: Any = None) -> tuple[DiffusersUNet, DDPM, Shape]:
+    """Read an unconditional model of diffusers that works on pixels.
 
     Args:
-        source: A local pipeline folder, or a name on the hub.
+        source: A pipeline or its folder, a `UNet2DModel` or its folder, or a name on the hub.
+        scheduler: For a U-Net alone, the scheduler that it was trained with, or its folder.
     Returns:
-        The network, its objective, its image shape.
+        The network, a copy if it came as an object; its objective; its image shape.
     Raises:
-        ValueError: The model is conditional, or its schedule is none that is known here.
+        ValueError: There is no scheduler, the model is conditional, or its schedule or its output
+            is none that is known here.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    with torch.random.fork_rng():  # weights that are then replaced come from the global generator
-        network: Any = UNet2DModel.from_pretrained(source, subfolder="unet")
-    scheduler: Any = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
-    settings, shape = scheduler.config, network.config
-    if shape.num_class_embeds or shape.class_embed_type:
-        raise ValueError(f"{source} is conditional on a class: only unconditional models serve")
-    if settings.beta_schedule not in _SCHEDULES or settings.rescale_betas_zero_snr:
+    network, name = source, str(source)
+    if isinstance(source, str | Path):
+        alone = (Path(source) / "config.json").is_file()
+        with torch.random.fork_rng():  # weights that are then replaced come from it
+            network = UNet2DModel.from_pretrained(source, subfolder=None if alone else "unet")
+        if scheduler is None:
+            inside = Path(source) / "scheduler"
+            scheduler = None if alone and not inside.is_dir() else inside
+            if not Path(source).is_dir():
+                scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
+    else:
+        network, name = getattr(source, "unet", source), type(source).__name__
+        scheduler = getattr(source, "scheduler", None) if scheduler is None else scheduler
+        if not isinstance(network, UNet2DModel):
+            raise TypeError(f"a UNet2DModel or a pipeline with one was expected, not a {name}")
+        network = copy.deepcopy(network)
+    if scheduler is None:
         raise ValueError(
-            f"{source} has the noise schedule {settings.beta_schedule} (zero terminal SNR: "
-            f"{settings.rescale_betas_zero_snr}); known are {', '.join(_SCHEDULES)} without it"
+            f"{name} is a network without its scheduler, which says what noise it was trained "
+            "with: pass scheduler= (a DDPMScheduler or its folder), or put its "
+            "scheduler_config.json into scheduler/ beside the weights"
         )
-    objective = DDPM(
+    if isinstance(scheduler, str | Path):
+        scheduler = DDPMScheduler.from_pretrained(scheduler)
+    objective, shape = _objective(name, scheduler.config), network.config
+    if shape.num_class_embeds or shape.class_embed_type:
+        raise ValueError(f"{name} is conditional on a class: only unconditional models serve")
+    if shape.out_channels not in (shape.in_channels, 2 * shape.in_channels):
+        raise ValueError(
+            f"{name} has {shape.in_channels} channels in and {shape.out_channels} out: as many "
+            "were expected, or twice as many, of which the second half is a variance"
+        )
+    size = shape.sample_size
+    height, width = (size, size) if isinstance(size, int) else size or (None, None)
+    return (
+        DiffusersUNet(network.eval(), objective.steps),
+        objective,
+        (shape.in_channels, height, width),
+    )
+
+
+def _objective(name: str, settings: Any) -> DDPM:
+    """What a scheduler's configuration says that the network was trained for."""
+    known = settings.beta_schedule in _SCHEDULES and settings.prediction_type in _TARGETS
+    plain = not settings.get("rescale_betas_zero_snr") and settings.get("trained_betas") is None
+    if not (known and plain):
+        raise ValueError(
+            f"{name} has the noise schedule {settings.beta_schedule} (zero terminal SNR: "
+            f"{settings.get('rescale_betas_zero_snr')}, betas of its own: "
+            f"{settings.get('trained_betas') is not None}) and predicts "
+            f"{settings.prediction_type}; known are {', '.join(_SCHEDULES)} without either, and "
+            f"{', '.join(_TARGETS)}"
+        )
+    return DDPM(
         schedule=_SCHEDULES[settings.beta_schedule],  # pyright: ignore[reportArgumentType]
         steps=settings.num_train_timesteps,
         beta_range=(settings.beta_start, settings.beta_end),
         target=_TARGETS[settings.prediction_type],  # pyright: ignore[reportArgumentType]
     )
-    size = shape.sample_size
-    height, width = (size, size) if isinstance(size, int) else size or (None, None)
-    wrapped = DiffusersUNet(network.eval(), objective.steps)
-    return wrapped, objective, (shape.in_channels, height, width)

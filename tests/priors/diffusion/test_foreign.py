@@ -1,11 +1,18 @@
 """Other libraries' denoisers as priors, and priors in other libraries' algorithms."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tools import identical
 
+from genprior.cli import main
 from genprior.operators.random import normal
+from genprior.pretrained import load
+from genprior.pretrained.loader import card
 from genprior.priors import Diffusion, Gaussian, from_deepinv, to_deepinv
 from genprior.priors.files import write_weights
 
@@ -45,7 +52,7 @@ def test_there_and_back():
     sigma = torch.tensor([0.2, 0.0, 1.0])
     assert torch.allclose(again.denoise(x, sigma), prior.denoise(x, sigma), atol=1e-6)
     assert identical(again.denoise(x, 0.0), x)
-    with pytest.raises(TypeError, match="not saved as a prior"):
+    with pytest.raises(TypeError, match="saved where it is one of"):
         _ = again.config
 
 
@@ -74,6 +81,36 @@ def test_deepinv_models_serve(name):
             assert torch.allclose(alone[0], together[i], atol=1e-5)
             direct = model(x[i : i + 1].float(), sigma[i].item())
             assert torch.allclose(direct[0].double(), alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["DRUNet", "DnCNN", "MedianFilter"])
+def test_deepinv_models_are_saved_with_their_weights(name, tmp_path):
+    """Would catch a denoiser that is refused, loses its weights or ranges, or is downloaded."""
+    import deepinv
+
+    network = {"in_channels": 1, "out_channels": 1}
+    options = {
+        "DRUNet": {**network, "nc": [4] * 4},
+        "DnCNN": {**network, "depth": 3, "nf": 4},
+        "MedianFilter": {"kernel_size": 3},
+    }[name]
+    given = {"pretrained": None} if name != "MedianFilter" else {}
+    with torch.random.fork_rng():
+        model = getattr(deepinv.models, name)(**options, **given).eval()
+    options = {**options, "pretrained": "download"} if given else options
+    spread = {"sigma_range": (0.01, 0.6), "data_mean": (0.4,), "data_std": 0.3}
+    prior = from_deepinv(model, (1, None, None), options=options, **spread)
+    prior.save(tmp_path / "prior.safetensors")
+    again = load(tmp_path / "prior.safetensors")
+    assert (again.sigma_range, again.config) == ((0.01, 0.6), prior.config)
+    assert torch.allclose(again.data_mean, prior.data_mean)
+    x = 0.5 + 0.1 * images(size=16)
+    with torch.no_grad():
+        assert torch.allclose(again.denoise(x, 0.2), prior.denoise(x, 0.2), atol=1e-6)
+    header = {"family": "DeepinvPrior", "config": {**prior.config, "denoiser": {"name": "load"}}}
+    write_weights(tmp_path / "other.safetensors", {**header, "card": {}}, prior.state_dict())
+    with pytest.raises(ValueError, match="no denoiser 'load'"):
+        load(tmp_path / "other.safetensors")
 
 
 def test_deepinv_algorithm_on_our_prior():
@@ -151,6 +188,67 @@ def test_diffusers_prior_is_saved_with_its_weights(pipeline, tmp_path):
     assert again.config == prior.config
     x = images(2, 1, 8)
     assert torch.allclose(again.denoise(x, 0.4), prior.denoise(x, 0.4), atol=1e-6)
+
+
+def test_diffusers_come_in_every_form(pipeline, tmp_path):
+    """Would catch an object, a network alone or a folder that is refused, changed or misread."""
+    from diffusers import DDPMPipeline, UNet2DModel
+
+    source, x = pipeline / "epsilon-scaled_linear", images(2, 1, 8)
+    with torch.random.fork_rng():
+        whole = DDPMPipeline.from_pretrained(source)
+        network = UNet2DModel.from_pretrained(source, subfolder="unet").train()
+    expected = Diffusion.from_diffusers(source)
+    alone = tmp_path / "alone"
+    shutil.copytree(source / "unet", alone)
+    with pytest.raises(ValueError, match=r"without its scheduler.*pass scheduler="):
+        Diffusion.from_diffusers(network)
+    with pytest.raises(ValueError, match=r"put its scheduler_config.json into scheduler/"):
+        load(alone)
+    with pytest.raises(TypeError, match="UNet2DModel or a pipeline"):
+        Diffusion.from_diffusers(torch.nn.Identity())
+    found = [
+        Diffusion.from_diffusers(whole),
+        Diffusion.from_diffusers(network, scheduler=whole.scheduler),
+        Diffusion.from_diffusers(alone, scheduler=source / "scheduler"),
+        load(source),
+    ]
+    assert network.training
+    shutil.copytree(source / "scheduler", alone / "scheduler")
+    for prior in [*found, load(alone)]:
+        assert prior.image_shape == (1, 8, 8)
+        assert torch.allclose(prior.eval().denoise(x, 0.4), expected.denoise(x, 0.4), atol=1e-6)
+
+
+def test_shell_takes_a_folder_of_diffusers(pipeline, tmp_path, capsys):
+    """Would catch a folder that the shell calls no weights file, or a result without its hash."""
+    source = pipeline / "epsilon-linear"
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "photo.png")
+    words = ["restore", str(tmp_path / "photo.png"), "--task", "denoise", "--sigma", "0.1"]
+    words += ["--steps", "2", "--samples", "1", "--out", str(tmp_path / "out")]
+    assert main([*words, "--prior", str(source)]) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert report["weights_sha256"] == card(source)["sha256"]
+    assert main([*words, "--prior", str(tmp_path), "--force"]) == 2
+    assert "folder without a model of diffusers" in capsys.readouterr().err
+
+
+def test_learnt_variances_and_betas(pipeline, tmp_path):
+    """Would catch an output of twice the channels that fails in a walk, and betas of one's own
+    that are read as the usual ones."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    with torch.random.fork_rng():
+        network = UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=2, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(8,), down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        )  # fmt: skip
+    prior = Diffusion.from_diffusers(network, scheduler=DDPMScheduler())
+    assert prior.denoise(images(2, 1, 8), 0.4).shape == (2, 1, 8, 8)
+    betas = DDPMScheduler(trained_betas=[0.01, 0.02, 0.03])
+    with pytest.raises(ValueError, match="betas of its own: True"):
+        Diffusion.from_diffusers(network, scheduler=betas)
 
 
 def test_weights_that_name_a_network_elsewhere(pipeline, tmp_path):
