@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find genprior operators priors solvers pretrained -type f -not -path '*/__pycache__/*')
 SHELL := /bin/bash
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench figures clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -20,6 +20,12 @@ lint: build/installed-dev
 
 bench: build/installed-dev
 	$(BIN)/python benchmarks/truth.py
+
+# Every picture and table of the docs. MNIST, CATS, MODELS, FASHION name folders, as docs/make.py
+# says; FULL=1 repeats the benchmarks too, hours of a core.
+figures: build/installed-dev
+	MNIST="$(MNIST)" CATS="$(CATS)" MODELS="$(MODELS)" FASHION="$(FASHION)" \
+		$(BIN)/python docs/make.py $(if $(FULL),--full)
 
 # torch and torchvision must come from one index in one command, as the requirements of genprior.
 $(VENV)/dependencies: pyproject.toml

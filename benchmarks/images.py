@@ -173,8 +173,6 @@ def main_rows(bench: Bench) -> Iterable[Row]:
             problem = bench.problem(task, sigma, bench.x)
             default = default_solver(problem, bench.prior)
             chosen = {"default": default} | SOLVERS
-            if default == SOLVERS["MMPS"]:
-                del chosen["MMPS"]
             for label, solver in chosen.items():
                 if label not in (bench.options.solvers or chosen):
                     continue
@@ -182,11 +180,7 @@ def main_rows(bench: Bench) -> Iterable[Row]:
                 if isinstance(solver, RePaint) and not inpainting:
                     continue
                 if sigma == 0.05 or label in ("default", *FEW):
-                    yield bench.ours(_named(label, solver), solver, task, sigma)
-
-
-def _named(label: str, solver: Solver) -> str:
-    return f"{type(solver).__name__} (default)" if label == "default" else label
+                    yield bench.ours(label, solver, task, sigma)
 
 
 def peer_rows(bench: Bench) -> Iterable[Row]:
@@ -203,7 +197,7 @@ def sweep_rows(bench: Bench) -> Iterable[Row]:
     for task in HARD:
         for label, make in SWEEP.items():
             for steps in (10, 20, 50):
-                yield bench.ours(f"{label}, {steps}", make(steps), task, 0.05)
+                yield bench.ours(label, make(steps), task, 0.05) | {"steps": steps}
 
 
 def pairs_rows(bench: Bench) -> Iterable[Row]:
@@ -232,7 +226,7 @@ def dps_rows(bench: Bench) -> Iterable[Row]:
         default = default_solver(bench.problem(task, 0.05, x), bench.prior)
         assert isinstance(default, MMPS)
         default = replace(default, antithetic=True)
-        yield bench.ours(_named("default", default), default, task, 0.05, x)
+        yield bench.ours("default", default, task, 0.05, x)
 
 
 def coverage_rows(bench: Bench) -> Iterable[Row]:
@@ -240,7 +234,7 @@ def coverage_rows(bench: Bench) -> Iterable[Row]:
     x, bench.samples = bench.choose(8, seed=2), 19
     for task in SMALL_TASKS:
         solver = default_solver(bench.problem(task, 0.05, x[:1]), bench.prior)
-        yield bench.ours(f"{type(solver).__name__} (default), 19 samples", solver, task, 0.05, x)
+        yield bench.ours("default", solver, task, 0.05, x)
 
 
 def picture_rows(bench: Bench) -> Iterable[Row]:
@@ -287,6 +281,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     bench, rows = Bench(options), []
     for part in options.parts:
+        bench.samples = options.samples  # some parts take another number
         for row in kinds[part](bench):
             rows.append({"part": part} | row)
             print(

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from common.exact_problems import curve, random_field, seeded, summary
@@ -34,7 +35,8 @@ from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.solvers import SMC
 from genprior.solvers.testing import gaussian_field
 
-Ranks = dict[str, list[float]]
+DRAWS = 19
+"""Of the coverage table: their range is a 90 % interval."""
 
 
 def field_rows(only: list[str] | None = None, *, draws: int = 100) -> Iterable[Row]:
@@ -103,14 +105,8 @@ def _likelihood(prior, x: Tensor, sigma: float, w: Tensor, y: float) -> tuple[Te
     return exact, mean, variance
 
 
-def coverage_rows(
-    ranks: Ranks,
-    only: list[str] | None = None,
-    *,
-    problems: int = 200,
-    draws: int = 19,
-) -> Iterable[Row]:
-    """Coverage of 90 % intervals over draws of x and y; fills in `ranks` for the figure."""
+def coverage_rows(only: list[str] | None = None, *, problems: int = 200) -> Iterable[Row]:
+    """Coverage of 90 % intervals over draws of x and y; how often the truth has each rank."""
     prior, _ = gaussian_field(7000)
     x = prior.sample(problems, generator=seeded(1))
     masks = torch.stack([torch.randperm(16, generator=seeded(i)) < 8 for i in range(problems)])
@@ -123,9 +119,10 @@ def coverage_rows(
         # Every problem of SMC costs 256 walks.
         count = problems // 3 if name == "SMC" else problems
         some = problem.take(torch.arange(count))
-        samples = solver(some, prior, num_samples=draws, generator=seeded(3)).samples
+        samples = solver(some, prior, num_samples=DRAWS, generator=seeded(3)).samples
         mean, se = summary(coverage(samples, x[:count], 0.9).tolist())
-        ranks[name] = sbc_ranks(samples, x[:count], generator=seeded(4)).flatten().tolist()
+        ranks = sbc_ranks(samples, x[:count], generator=seeded(4)).flatten()
+        counts = ranks.long().bincount(minlength=DRAWS + 1).tolist()
         yield {
             "table": "coverage",
             "case": "90 %",
@@ -133,35 +130,75 @@ def coverage_rows(
             "problems": count,
             "coverage": mean,
             "se": se,
+            "ranks": " ".join(map(str, counts)),
         }
 
 
-def draw(rows: list[Row], ranks: Ranks, folder: Path) -> None:
-    """Distance against cost, and the rank histograms."""
+def _label(axis: Any, points: list[tuple[float, float, str]]) -> None:
+    """Write names beside points (x, y, name) of like x on logarithmic axes, none over another."""
+    least = 0.0
+    for x, y, name in sorted(points, key=lambda p: p[1]):
+        least = max(y, 1.25 * least)
+        left = x > 500 or x < 90  # where there is room
+        axis.annotate(
+            name,
+            (x, y),
+            (x / 1.15 if left else x * 1.15, least),
+            fontsize=7,
+            ha="right" if left else "left",
+            va="center",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "0.5", "shrinkA": 0},
+        )
+
+
+def draw_costs(rows: list[Row], path: Path) -> None:
+    """Distance from the posterior against cost."""
     from matplotlib.figure import Figure
 
-    points = [r for r in rows if r.get("case") == "sigma 0.05" and r.get("forwards")]
-    points = [r for r in points if "KL of samples" in r]
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    shown = [r for r in rows if r.get("case") == "sigma 0.05" and r.get("KL of samples")]
+    shown = [r for r in shown if float(str(r.get("forwards") or 0)) > 0]
+    figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, with_vjps in zip(axes, (False, True), strict=True):
-        for r in points:
-            cost = float(r["forwards"]) + with_vjps * float(r["vjps"])  # type: ignore[arg-type]
-            axis.loglog(cost, r["KL of samples"], "o")
-            axis.annotate(str(r["solver"]), (cost, r["KL of samples"]), fontsize=7)
-        axis.set_xlabel("forwards + VJPs" if with_vjps else "forwards")
+        points: list[tuple[float, float, str]] = []
+        for r in shown:
+            forwards, vjps, kl = (float(str(r[k])) for k in ("forwards", "vjps", "KL of samples"))
+            points.append((forwards + with_vjps * vjps, kl, str(r["solver"])))
+        costs = [cost for cost, _, _ in points]
+        axis.loglog(costs, [kl for _, kl, _ in points], "o", color="#4477aa")
+        axis.set_xlim(min(costs) / 2.5, max(costs) * 1.5)
+        axis.set_xlabel("forwards + VJPs of a sample" if with_vjps else "forwards of a sample")
+        for low, high in ((0, 90), (90, 150), (150, 500), (500, 1e4)):
+            _label(axis, [point for point in points if low < point[0] <= high])
     axes[0].set_ylabel("KL from the posterior, 2000 samples")
-    figure.savefig(folder / "truth.png", dpi=120)
-    if ranks:
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        grid = figure.subplots(3, -(-len(ranks) // 3), sharex=True, sharey=True).flatten()
-        for axis, (name, values) in zip(grid, ranks.items(), strict=False):
-            axis.hist(values, bins=20, range=(-0.5, 19.5), density=True, color="#4477aa")
-            axis.axhline(1 / 20, color="black", lw=0.8)
-            axis.set_title(name, fontsize=9)
-        for axis in grid[len(ranks) :]:
-            axis.axis("off")
-        figure.savefig(folder / "ranks.png", dpi=120)
+    figure.savefig(path, dpi=120)
+
+
+def draw_ranks(rows: list[Row], path: Path) -> None:
+    """How often the truth has each rank among the samples, a histogram for each solver."""
+    from matplotlib.figure import Figure
+
+    ranked = {str(r["solver"]): str(r["ranks"]) for r in rows if r.get("ranks")}
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    grid = figure.subplots(3, -(-len(ranked) // 3), sharex=True, sharey=True).flatten()
+    for axis, (name, text) in zip(grid, ranked.items(), strict=False):
+        counts = torch.tensor([float(n) for n in text.split()])
+        axis.bar(range(len(counts)), counts / counts.sum(), width=1.0, color="#4477aa")
+        axis.axhline(1 / len(counts), color="black", lw=0.8)
+        axis.set_title(name, fontsize=9)
+    for axis in grid[len(ranked) :]:
+        axis.axis("off")
+    figure.supxlabel(f"rank of the truth among {DRAWS} samples", fontsize=9)
+    figure.supylabel("share of pixels", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def draw(rows: list[Row], folder: Path) -> None:
+    """Draw what there are rows for."""
+    if any(r["table"] == "1a" for r in rows):
+        draw_costs(rows, folder / "truth.png")
+    if any(r["table"] == "coverage" for r in rows):
+        draw_ranks(rows, folder / "ranks.png")
 
 
 def main() -> None:
@@ -176,34 +213,36 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=20)
     parser.add_argument("--few", type=int, default=3, help="of the costly rows of 1b")
     parser.add_argument("--problems", type=int, default=200, help="of the coverage table")
+    parser.add_argument("--draw", type=Path, help="draw the pictures of this CSV, and stop")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.draw:
+        with options.draw.open(newline="") as file:
+            draw(list(csv.DictReader(file)), options.out)
+        return
     if options.cells is None:
         dimensions = (8, 80, 800) if options.full else (8, 80)
         options.cells = [(d, m) for d in dimensions for m in (1, 4)]
     names = options.only + ["peers"] * options.peers
     rows: list[Row] = []
-    ranks: Ranks = {}
     # Two processes of one thread each: the tensors are too small for threads to share.
     pool = ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,))
     with pool:
-        for table, its_ranks in pool.map(partial(run_table, options=options), names):
+        for table in pool.map(partial(run_table, options=options), names):
             rows += table
-            ranks |= its_ranks
             write(rows, options.out / "truth.csv")
-    draw(rows, ranks, options.out)
+    draw(rows, options.out)
 
 
-def run_table(name: str, options: argparse.Namespace) -> tuple[list[Row], Ranks]:
-    """Run one table and print its rows as they come; return them, and ranks where it has any."""
-    ranks: Ranks = {}
+def run_table(name: str, options: argparse.Namespace) -> list[Row]:
+    """Run one table and print its rows as they come."""
     tables: dict[str, Callable[[], Iterable[Row]]] = {
         "1a": lambda: gaussian_rows(range(5000, 5010), options.sigmas, options.rows),
         "1b": lambda: mixture_rows(options.cells, options.replicates, options.few, options.rows),
         "1c": lambda: field_rows(options.rows),
         "1d": likelihood_rows,
         "pairs": lambda: pairs_rows(range(5000, 5010), options.rows),
-        "coverage": lambda: coverage_rows(ranks, options.rows, problems=options.problems),
+        "coverage": lambda: coverage_rows(options.rows, problems=options.problems),
         "peers": _peers,
     }
     rows: list[Row] = []
@@ -215,7 +254,7 @@ def run_table(name: str, options: argparse.Namespace) -> tuple[list[Row], Ranks]
         rows.append(row)
         shown = [f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items()]
         print("  ".join(shown), flush=True)
-    return rows, ranks
+    return rows
 
 
 def _peers() -> Iterable[Row]:

@@ -1,19 +1,22 @@
 """Own photos: the four tasks with photos-diffusion, and a hole that is too large for it.
 
-    python examples/own_photo.py --out docs
+    python examples/own_photo.py --out own-photo
 
 writes own-photo.png (denoise, deblur, superres and inpaint, on photos that ship with scikit-image,
-degraded by simulation) and large-hole.png (the same cat with the same hole, filled by
+degraded by simulation), large-hole.png (the same cat with the same hole, filled by
 photos-diffusion, which knows photos but no cats, and by cats64-gaussian, which knows nothing but
-cats). `--side 256` draws them larger; time grows with its square.
+cats) and own-photo.csv with what was measured. `--side 256` draws them larger; time grows with its
+square.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 import torch
 from PIL import Image
@@ -37,6 +40,9 @@ from genprior.operators import (
 from genprior.priors import Prior
 
 SEED = 0
+
+Measured = dict[str, object]
+"""A row of own-photo.csv."""
 
 LARGEST = 350_000
 """Bytes that a picture in a repository may take."""
@@ -67,19 +73,37 @@ def tasks(side: int) -> dict[str, tuple[Tensor, LinearOperator, float]]:
 
 def restored(
     x: Tensor, operator: LinearOperator, sigma: float, prior: Prior, label: str, samples: int
-) -> list[plots.Row]:
-    """Degrade a photo, restore it, and make the row of a picture."""
+) -> tuple[list[plots.Row], Measured]:
+    """Degrade a photo, restore it, and make the row of a picture and of the table."""
     noise = GaussianNoise(sigma)
     problem = Problem.simulate(x, operator, noise, generator=torch.Generator().manual_seed(SEED))
     result = genprior.solve(
         problem, prior, num_samples=samples, generator=torch.Generator().manual_seed(SEED + 1)
     )
-    value = genprior.metrics.psnr(result.mean, x).item()
-    print(f"{label:12} {value:6.2f} dB of the mean, {result.seconds:.1f} s", flush=True)
-    return plots.rows(result, problem, x, label=label)
+    psnr = genprior.metrics.psnr
+    measured: Measured = {
+        "row": label,
+        "PSNR of mean": psnr(result.mean, x).item(),
+        "PSNR of sample": psnr(result.samples[0], x).mean().item(),
+    }
+    if result.std is not None and operator.observed is not None:
+        measured["std of missing"] = result.std[~operator.observed.expand_as(x)].mean().item()
+    if isinstance(operator, Downsampling):
+        measured["PSNR of Lanczos"] = psnr(_lanczos(problem.y, x.shape[-1]), x).item()
+    print(measured, f"{result.seconds:.1f} s", flush=True)
+    return plots.rows(result, problem, x, label=label), measured
 
 
-def hole(side: int, prior: Prior, label: str) -> list[plots.Row]:
+def _lanczos(y: Tensor, side: int) -> Tensor:
+    """Enlarge one photo (1, C, h, w) by interpolation, each channel."""
+    size = side, side
+    enlarged = [
+        Image.fromarray(channel.numpy()).resize(size, Image.Resampling.LANCZOS) for channel in y[0]
+    ]
+    return torch.stack([torch.from_numpy(np.array(channel)) for channel in enlarged])[None]
+
+
+def hole(side: int, prior: Prior, label: str) -> tuple[list[plots.Row], Measured]:
     """Hide an eye and half the face of the cat that the demo shows, at any size."""
     x = from_array(skimage.data.chelsea()[:, 95:395], size=side)
     place = (side * 14 // 64, side * 30 // 64)
@@ -87,9 +111,10 @@ def hole(side: int, prior: Prior, label: str) -> list[plots.Row]:
     return restored(x, Inpainting(mask, image_shape=(3, side, side)), 0.02, prior, label, 4)
 
 
-def save(lines: list[plots.Row], path: Path, samples: int) -> None:
+def save(found: list[tuple[list[plots.Row], Measured]], path: Path, samples: int) -> None:
     """Draw rows into a PNG; one that takes too much room gets 256 colours, then fewer pixels."""
     buffer = io.BytesIO()
+    lines = [line for lines, _ in found for line in lines]
     plots.draw(lines, path=buffer, samples=samples)  # pyright: ignore[reportArgumentType]
     picture = Image.open(buffer).convert("RGB")
     content = _encoded(picture)
@@ -116,16 +141,23 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--only", choices=["tasks", "hole"])
     options = parser.parse_args()
-    photos = genprior.load("photos-diffusion")
+    photos, table = genprior.load("photos-diffusion"), []
     if options.only != "tasks":
-        lines = hole(options.side, photos, "photos-diffusion")
-        lines += hole(64, genprior.load("cats64-gaussian"), "cats64-gaussian")
-        save(lines, options.out / "large-hole.png", 2)
+        cats = genprior.load("cats64-gaussian")
+        found = [hole(options.side, photos, "photos-diffusion"), hole(64, cats, "cats64-gaussian")]
+        save(found, options.out / "large-hole.png", 2)
+        table += [measured for _, measured in found]
     if options.only != "hole":
-        lines = []
-        for label, (x, operator, sigma) in tasks(options.side).items():
-            lines += restored(x, operator, sigma, photos, label, options.samples)
-        save(lines, options.out / "own-photo.png", 1)
+        found = [
+            restored(x, operator, sigma, photos, label, options.samples)
+            for label, (x, operator, sigma) in tasks(options.side).items()
+        ]
+        save(found, options.out / "own-photo.png", 1)
+        table += [measured for _, measured in found]
+    with (options.out / "own-photo.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in table for key in row))
+        writer.writeheader()
+        writer.writerows(table)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ AFFINE = (PiGDM, DAPS, DiffPIR, DDNM, DDRM, RePaint)
 SOLVERS = {
     "MMPS": MMPS(),
     "MMPS, UniPC": MMPS(sampler=UniPC()),
+    "MMPS, steered": MMPS.steered(),
     "PiGDM": PiGDM(),
     "DAPS": DAPS(),
     "DAPS 50x2": DAPS(flow_steps=2),

@@ -143,9 +143,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = compare(prior, x)
     with open(options.out / "csgm.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(["measurements", "what", "value"])
+        writer.writerows((row["m"], key, row[key]) for row in rows for key in row if key != "m")
     draw(rows).savefig(options.out / "csgm.png", dpi=150)
 
 

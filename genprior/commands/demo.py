@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from genprior.solve import default_solver, solve
 from genprior.solvers import LatentSampler, Result, Solver
 
 SIGMA = 0.05
+TABLE = "demo.csv"
 SAMPLES, WALKED = 64, 8
 """Drawn for the scores, and by solvers that pay for each sample; the picture shows four."""
 
@@ -104,7 +106,7 @@ def demo(*, out: str = "demo", seed: int = 0, force: bool = False) -> None:
     """Restore a cat and a digit with every prior for them, a picture each.
 
     Args:
-        out: Folder for demo.png (the cat) and digit.png.
+        out: Folder for demo.png (the cat), digit.png and demo.csv (the figures).
         seed: Of noise and samples.
         force: Replace the pictures if they exist.
     """
@@ -113,12 +115,14 @@ def demo(*, out: str = "demo", seed: int = 0, force: bool = False) -> None:
     if not subjects:
         raise ValueError(f"no prior for cats or digits is installed: {', '.join(available())}")
     folder = Path(out)
-    refuse_existing([folder / subject.picture for subject, _ in subjects], force)
+    names = [subject.picture for subject, _ in subjects]
+    refuse_existing([folder / name for name in (*names, TABLE)], force)
     folder.mkdir(parents=True, exist_ok=True)
     print("prior              PSNR of the mean   90 % coverage   residual (sigma)   seconds")
-    for subject, names in subjects:
+    table = []
+    for subject, priors in subjects:
         lines = []
-        for name in names:
+        for name in priors:
             result, posed, x = restore(subject, name, seed)
             scores = {key: value.item() for key, value in score(result, posed, x).items()}
             print(
@@ -126,6 +130,15 @@ def demo(*, out: str = "demo", seed: int = 0, force: bool = False) -> None:
                 f" {scores['residual_in_sigma']:17.3f} {result.seconds:9.1f}"
                 + ("" if bool(result.converged.all()) else "  not converged")
             )
+            chains = result.trace.get("r_hat")
+            table.append(
+                {"prior": name, **scores, "converged": bool(result.converged.all())}
+                | {"r_hat": "" if chains is None else float(chains[-1, 0])}
+            )
             lines += plots.rows(result, posed, x, label=name)
         plots.draw(lines, path=folder / subject.picture)
-    print(f"wrote {', '.join(str(folder / subject.picture) for subject, _ in subjects)}")
+    with (folder / TABLE).open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    print(f"wrote {', '.join(str(folder / name) for name in (*names, TABLE))}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 
 M = TypeVar("M", bound=Trainable)
+
+WARM_UP = 400
+"""Steps of the warm-up that `collapse` shows."""
 
 
 def _digits(data: str | None, split: str, count: int) -> Tensor:
@@ -41,39 +46,73 @@ def _fit(model: M, x: Tensor, *, steps: int, seed: int, callback: Callback | Non
     return train(model, x, steps=steps, batch_size=100, options=options, callback=callback)
 
 
+def _classes(data: str | None, split: str, count: int) -> Tensor | None:
+    """Read the classes of MNIST's images from the file beside them; None where there is none."""
+    marks = (split, "t10k", "t9800") if split == "test" else (split,)
+    files = [
+        f for f in sorted(Path(data or "").glob("*labels*")) if any(m in f.name for m in marks)
+    ]
+    if not files:
+        return None
+    content = files[0].read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    return torch.frombuffer(bytearray(content[8 : 8 + count]), dtype=torch.uint8).long()
+
+
 def codes(data: str | None, seed: int) -> Figure:
     """Draw what an autoencoder and a VAE make of 1,000 digits in two dimensions.
 
     The left panels hold test digits above their reconstructions; the middle ones the codes of
-    256 test digits, with the encoder's standard deviations; the right ones what lies between
-    them: the images of codes drawn from a normal fitted to the codes.
+    256 test digits, coloured by class, with the VAE's standard deviations and the circles that
+    hold 68 and 95 % of N(0, I); the right ones what is decoded from draws: of the VAE's prior,
+    and, as an autoencoder has none, of a normal fitted to its codes.
     """
-    from matplotlib.patches import Ellipse
-
     x, test = _digits(data, "train", 1000), _digits(data, "test", 256)
+    classes = _classes(data, "test", 256)
     network = {"hidden": [500, 500], "seed": seed}
     autoencoder = Autoencoder((1, 28, 28), 2, network=network)
     vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.35, "learned": False})
-    figure = _canvas(12, 6)
+    figure = _canvas(13, 7)
     axes = figure.subplots(2, 3)
     for row, untrained in zip(axes, (autoencoder, vae), strict=True):
         prior = _fit(untrained, x, steps=1500, seed=seed)
-        z, std = prior.encode(test), None
+        z, std, name = prior.encode(test), None, type(prior).__name__
+        draws = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed))
+        drawn = "draws of its prior, decoded"
         if isinstance(prior, VAE):
             z, std = prior.encode_distribution(test)
-        name = type(prior).__name__
+        else:
+            draws = draws @ torch.linalg.cholesky(z.T.cov()).T + z.mean(0)
+            drawn = "a normal fitted to its codes, decoded"
         pairs = torch.cat([test[:10], prior.decode(z[:10]), test[10:20], prior.decode(z[10:20])])
-        _tiles(row[0], pairs, 10, f"{name}: digits, reconstructions")
-        row[1].scatter(*z.T, s=6)
-        for centre, radius in zip(z, std if std is not None else [], strict=False):
-            ellipse = Ellipse(tuple(centre.tolist()), *(2 * radius).tolist(), alpha=0.3)
-            row[1].add_patch(ellipse)
-        row[1].set_aspect("equal", adjustable="datalim")
-        row[1].set(title="codes of 256 test digits")
-        generator = torch.Generator().manual_seed(seed)
-        draws = torch.randn(40, 2, generator=generator) @ torch.linalg.cholesky(z.T.cov()).T
-        _tiles(row[2], prior.decode(draws + z.mean(0)), 10, "codes drawn from their normal")
+        _tiles(row[0], pairs, 10, f"{name}: digits above reconstructions")
+        _cloud(row[1], z, std, classes)
+        row[1].set_title(f"{name}: codes of 256 test digits", fontsize=10)
+        _tiles(row[2], prior.decode(draws), 10, drawn)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=12, frameon=False)
     return figure
+
+
+def _cloud(axis: Any, z: Tensor, std: Tensor | None, classes: Tensor | None) -> None:
+    """Scatter codes (n, 2) by class, with their standard deviations and those of N(0, I)."""
+    from matplotlib.colors import TABLEAU_COLORS
+    from matplotlib.patches import Circle, Ellipse
+
+    colours = list(TABLEAU_COLORS.values())
+    shown = torch.zeros(len(z)).long() if classes is None else classes
+    for radius in (1.515, 2.448):
+        axis.add_patch(Circle((0, 0), radius, fill=False, color="black", lw=0.8))
+    for centre, radius, kind in zip(z, std if std is not None else [], shown, strict=False):
+        size = (2 * radius).tolist()
+        axis.add_patch(Ellipse(tuple(centre.tolist()), *size, alpha=0.2, color=colours[kind]))
+    for kind in shown.unique().tolist():
+        label = "digits" if classes is None else str(kind)
+        axis.scatter(*z[shown == kind].T, s=8, color=colours[kind], label=label)
+    axis.plot([], [], color="black", lw=0.8, label="68 and 95 % of N(0, I)")
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.set(xlabel="first number of the code", ylabel="second number")
 
 
 def manifold(data: str | None, seed: int) -> Figure:
@@ -88,13 +127,18 @@ def manifold(data: str | None, seed: int) -> Figure:
 
 
 def collapse(data: str | None, seed: int) -> Figure:
-    """Draw how many latent units are active while a VAE with a coarse decoder trains."""
+    """Draw how many latent units are active while a VAE with a coarse decoder trains.
+
+    A decoder of std 0.9 gains less from most units than their KL costs: that they are empty is
+    the bound's own optimum. A warm-up, which makes the KL cheap at first, therefore only puts
+    the collapse off; free bits change the bound, and with it the end.
+    """
     x = _digits(data, "train", 5000)
-    figure = _canvas(8, 3.2)
+    figure = _canvas(9, 3.6)
     active, bound = figure.subplots(1, 2)
     options: dict[str, dict[str, Any]] = {
-        "no warm-up": {},
-        "KL warm-up": {"warm_up": 40_000},
+        "no remedy": {},
+        f"KL warm-up over {WARM_UP} steps": {"warm_up": 100 * WARM_UP},
         "free bits": {"free_bits": 0.5},
     }
     for label, settings in options.items():
@@ -106,12 +150,22 @@ def collapse(data: str | None, seed: int) -> Figure:
             bound=settings,
         )
         points: list[tuple[int, dict[str, float]]] = []
-        _fit(vae, x, steps=600, seed=seed, callback=lambda *point: points.append(point))  # noqa: B023
-        for axis, key in ((active, "all/active"), (bound, "all/kl")):
-            axis.plot([s for s, _ in points], [logs[key] for _, logs in points], label=label)
-    active.set(xlabel="step", title="active units of 20 (decoder std 0.9)")
-    bound.set(xlabel="step", title="KL, nats")
-    active.legend()
+        _fit(vae, x, steps=2 * WARM_UP, seed=seed, callback=lambda *point: points.append(point))  # noqa: B023
+        end = round(points[-1][1]["all/active"])
+        steps = [step for step, _ in points]
+        active.plot(
+            steps, [v["all/active"] for _, v in points], label=f"{label}: {end} at the end"
+        )
+        bound.plot(steps, [v["all/kl"] for _, v in points])
+    for axis in (active, bound):
+        axis.axvline(WARM_UP, color="0.7", lw=0.8, ls=":")
+    active.set(xlabel="training step", ylabel="active units of 20")
+    active.set_title(
+        "Decoder of std 0.9: empty units are the optimum,\na warm-up puts them off", fontsize=10
+    )
+    bound.set(xlabel="training step", ylabel="KL from the prior, nats")
+    bound.set_title("What the latent says of an image", fontsize=10)
+    active.legend(fontsize=8)
     return figure
 
 
@@ -133,4 +187,5 @@ def hierarchy(data: str | None, seed: int) -> Figure:
 def _tiles(axis: Any, x: Tensor, columns: int, title: str) -> None:
     picture = grid(x, columns=columns).clamp(0, 1)
     axis.imshow(picture.permute(1, 2, 0), cmap="gray", interpolation="nearest")
-    axis.set(title=title, xticks=[], yticks=[])
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=10)

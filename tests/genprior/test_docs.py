@@ -1,16 +1,19 @@
-"""The code and the shell lines in the documentation run."""
+"""The documentation: its code and shell lines run, its figures are those of their CSVs."""
 
 import ast
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from make import COMMANDS, PAGES, place
 from photos import photo, tiny_network
 from PIL import Image
+from tables import QUOTE, TABLE, render
 
 from genprior.cli import main
 from genprior.commands import run
@@ -20,7 +23,7 @@ from genprior.restoration import settings
 from genprior.solvers import choice
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
+WITH_CODE = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
 
 
 def blocks_on(page):
@@ -35,7 +38,7 @@ def registries(monkeypatch):
     monkeypatch.setattr(Model, "families", dict(Model.families))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_on_the_page_runs(page, tmp_path, monkeypatch, registries):
     """Catches a page that shows names or arguments which no longer exist."""
     code = blocks_on(page)
@@ -120,3 +123,86 @@ def test_shell_lines_on_the_page_run(page, tmp_path, monkeypatch, registries, ca
         else:
             assert main(words) == 0, f"{line}\n{capsys.readouterr().err}"
     sys.modules.pop("my_module", None)
+
+
+# Tables, figures and pictures
+
+
+WITH_FIGURES = [p for p in PAGES if QUOTE.search(p.read_text()) or TABLE.search(p.read_text())]
+
+
+@pytest.mark.parametrize("page", WITH_FIGURES, ids=lambda page: page.name)
+def test_figures_are_those_of_their_csv(page):
+    """Would catch a table or a figure in a sentence that was edited, or a CSV measured again."""
+    text = page.read_text()
+    assert render(page, text) == text, "python docs/make.py --only writes them"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A page with a table and a figure, and its CSV."""
+    (tmp_path / "lens.csv").write_text("solver,lost,crps\nDPS,0.25,12.04\nMMPS,0.01,11.26\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "lost 1.0 %<!--= lens.csv | solver: MMPS | {lost*100:.1f} % -->\n\n<!-- table\n"
+        'file: lens.csv\nrows: solver\ncolumns: {lost: "{lost:.2f}", CRPS: "{crps:.1f}"}\n-->\n\n'
+        "| solver | lost | CRPS |\n|---|---|---|\n| `DPS` | .25 | 12.0 |\n"
+        "| `MMPS` | .01 | 11.3 |\n"
+        "\n<!-- end -->\n"
+    )
+    return page
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("page.md", "lost 1.0 %", "lost 2.0 %"),
+        ("page.md", "| 12.0 |", "| 12.1 |"),
+        ("page.md", "| `DPS` | .25 | 12.0 |\n", ""),
+        ("lens.csv", "0.01,", "0.02,"),
+        ("lens.csv", "12.04", "12.14"),
+    ],
+)
+def test_either_edited_alone_is_noticed(copy, file, old, new):
+    """Would catch a check that compares a page with itself."""
+    assert render(copy, copy.read_text()) == copy.read_text()
+    path = copy.parent / file
+    path.write_text(path.read_text().replace(old, new))
+    assert render(copy, copy.read_text()) != copy.read_text()
+
+
+def test_what_is_not_found_is_said(copy):
+    """Would catch a comment that checks nothing: no such row, or no figure before it."""
+    text = copy.read_text()
+    with pytest.raises(ValueError, match=r"lens\.csv has no row"):
+        render(copy, text.replace("solver: MMPS", "solver: SMC"))
+    with pytest.raises(ValueError, match=r"no '\{lost"):
+        render(copy, text.replace("lost 1.0 %", "lost much"))
+
+
+def test_shipped_figures_mutated(tmp_path):
+    """Would catch a shipped page whose table is not that of the CSV which lies beside it."""
+    folder = tmp_path / "results"
+    shutil.copytree(ROOT / "docs" / "results", folder)
+    page = folder / "solvers.md"
+    assert TABLE.search(page.read_text())
+    path = folder / "lens.csv"
+    path.write_text(
+        path.read_text().replace("MMPS steered,32.0,65.0,0.0104", "MMPS steered,32.0,65.0,0.0204")
+    )
+    assert render(page, page.read_text()) != page.read_text()
+
+
+def test_every_picture_has_its_command():
+    """Would catch a picture that no command makes again, or a command for a picture not shown."""
+    shown = set()
+    for page in PAGES:
+        for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            shown.add((page.parent / link).resolve().relative_to(ROOT))
+    made = {
+        place(file, target).relative_to(ROOT)
+        for command in COMMANDS.values()
+        for file, target in command.makes.items()
+    }
+    assert shown == {path for path in made if path.suffix == ".png"}
+    assert all((ROOT / path).is_file() for path in made)

@@ -1,0 +1,150 @@
+"""Remake every picture of the docs, then their tables and the figures quoted in them.
+
+    python docs/make.py [--full] [--only NAME ...] [--list]
+
+or `make figures`, which names the data by variables: `make figures MNIST=... CATS=... MODELS=...
+FASHION=...`, folders of MNIST, of the cats, of the feature networks, of Fashion-MNIST. A command
+whose data is not named is left out, with a line that says so. `--full` (`make figures FULL=1`)
+also repeats the benchmarks behind the CSVs, hours of a core; without it, tables are rendered from
+the CSVs that are there. Each command runs in an empty folder, OUT; what it makes is moved to where
+the pages show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tables import render
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+class Command(NamedTuple):
+    """A shell line, where each file that it makes in OUT belongs, and whether it takes long."""
+
+    line: str
+    makes: dict[str, str]
+    long: bool = False
+
+
+GUIDES, RESULTS = "docs/guides/pictures", "docs/results"
+IMAGES = "python benchmarks/images.py {prior} --data {data} --features $MODELS --bf16 --images 10"
+
+
+def sample(name: str, number: int) -> Command:
+    line = f"genprior sample {name} --number {number} --out OUT/{name}.png"
+    return Command(line + " --columns 8" * (number % 8 == 0), {f"{name}.png": GUIDES})
+
+
+def images(prior: str, data: str, parts: str = "") -> Command:
+    line = IMAGES.format(prior=prior, data=data) + parts + " --out OUT"
+    name = prior.removesuffix("-diffusion")
+    return Command(line, {"images.csv": f"{RESULTS}/images/{name}.csv"}, long=True)
+
+
+COMMANDS = {
+    "truth": Command(
+        "python benchmarks/truth.py --peers --only 1a 1b 1c 1d coverage pairs --out OUT",
+        {"truth.csv": RESULTS},
+        long=True,
+    ),
+    "laws": Command(
+        "python benchmarks/laws.py --out OUT/laws.csv", {"laws.csv": RESULTS}, long=True
+    ),
+    "lens": Command(
+        "python benchmarks/lens.py --data $MNIST --out OUT/lens.csv",
+        {"lens.csv": RESULTS},
+        long=True,
+    ),
+    "cats": images("cats32-diffusion", "$CATS", " --parts main peers pairs dps coverage"),
+    "digits": images("mnist-diffusion", "$MNIST", " --parts main peers sweep pairs dps coverage"),
+    "fashion": images(
+        "fashion-diffusion", "$FASHION", " --parts main --solvers default MMPS DPS DDRM DAPS"
+    ),
+    "demo": Command(
+        "genprior demo --out OUT",
+        dict.fromkeys(("demo.png", "digit.png", "demo.csv"), "docs/pictures"),
+    ),
+    "readme": Command(
+        "sed -n '/^```python/,/^```$/p' README.md | sed '1d;$d; s|restored.png|OUT/photo.png|' | "
+        "python -",
+        {"photo.png": "docs/pictures"},
+    ),
+    "own-photo": Command(
+        "python examples/own_photo.py --out OUT",
+        dict.fromkeys(("own-photo.png", "large-hole.png", "own-photo.csv"), GUIDES),
+    ),
+    "sample-cats": sample("cats32-diffusion", 32),
+    "sample-digits": sample("mnist-diffusion", 36),
+    "sample-fashion": sample("fashion-diffusion", 36),
+    "sample-vae": sample("cats32-vae", 32),
+    "hierarchy": Command("genprior figure hierarchy --out OUT", {"hierarchy.png": GUIDES}),
+    "csgm": Command(
+        "python benchmarks/details/csgm.py --data $MNIST --out OUT",
+        dict.fromkeys(("csgm.png", "csgm.csv"), GUIDES),
+    ),
+    "truth-pictures": Command(
+        "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",
+        {"truth.png": f"{RESULTS}/pictures", "ranks.png": GUIDES},
+    ),
+    "images-pictures": Command(
+        IMAGES.format(prior="cats32-diffusion", data="$CATS") + " --parts pictures --out OUT",
+        {
+            "box.png": f"{RESULTS}/pictures/images-box.png",
+            "deblur-motion.png": f"{RESULTS}/pictures/images-deblur-motion.png",
+        },
+    ),
+}
+
+
+def run(name: str, command: Command) -> None:
+    """Run a command and move what it made, unless its data is not named."""
+    missing = [v for v in re.findall(r"\$([A-Z]+)", command.line) if not os.environ.get(v)]
+    if missing:
+        print(f"{name}: left out, {' and '.join(missing)} is not named", flush=True)
+        return
+    print(f"{name}: {command.line}", flush=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as out:
+        line = command.line.replace("OUT", out)
+        subprocess.run(line, shell=True, check=True, cwd=ROOT, env=environment)
+        for file, target in command.makes.items():
+            shutil.move(Path(out) / file, place(file, target))
+
+
+def place(file: str, target: str) -> Path:
+    """Where a file belongs: in a folder under its own name, or under another."""
+    path = ROOT / target
+    return path if path.suffix else path / file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="the benchmarks behind the CSVs too")
+    parser.add_argument("--only", nargs="*", choices=COMMANDS, help="these; none: tables alone")
+    parser.add_argument("--list", action="store_true", help="say what is made, and stop")
+    options = parser.parse_args()
+    names = [n for n, c in COMMANDS.items() if options.full or not c.long]
+    for name in names if options.only is None else options.only:
+        command = COMMANDS[name]
+        if options.list:
+            made = (str(place(*item).relative_to(ROOT)) for item in command.makes.items())
+            print(f"{', '.join(made)}\n    {command.line}")
+        else:
+            run(name, command)
+    for page in [] if options.list else PAGES:
+        page.write_text(render(page, page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
