@@ -31,8 +31,8 @@ FIGURES = {
         vae.manifold,
     ),
     "collapse": Drawing(
-        "active latent units with and without a KL warm-up (Bowman et al. 2016, Burda et al. "
-        "2016; needs --data MNIST)",
+        "active latent units without remedy, with a KL warm-up, with free bits (Bowman et al. "
+        "2016, Kingma et al. 2016; needs --data MNIST)",
         vae.collapse,
     ),
     "hierarchy": Drawing(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Trainable)
 
 WARM_UP = 400
-"""Steps of the warm-up that `collapse` shows."""
+"""Steps of the warm-up that `collapse` shows, half of the training."""
 
 
 def _digits(data: str | None, split: str, count: int) -> Tensor:
@@ -46,7 +46,7 @@ def _fit(model: M, x: Tensor, *, steps: int, seed: int, callback: Callback | Non
     return train(model, x, steps=steps, batch_size=100, options=options, callback=callback)
 
 
-def _classes(data: str | None, split: str, count: int) -> Tensor | None:
+def classes(data: str | None, split: str, count: int) -> Tensor | None:
     """Read the classes of MNIST's images from the file beside them; None where there is none."""
     marks = (split, "t10k", "t9800") if split == "test" else (split,)
     files = [
@@ -69,7 +69,7 @@ def codes(data: str | None, seed: int) -> Figure:
     and, as an autoencoder has none, of a normal fitted to its codes.
     """
     x, test = _digits(data, "train", 1000), _digits(data, "test", 256)
-    classes = _classes(data, "test", 256)
+    kinds = classes(data, "test", 256)
     network = {"hidden": [500, 500], "seed": seed}
     autoencoder = Autoencoder((1, 28, 28), 2, network=network)
     vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.35, "learned": False})
@@ -87,7 +87,7 @@ def codes(data: str | None, seed: int) -> Figure:
             drawn = "a normal fitted to its codes, decoded"
         pairs = torch.cat([test[:10], prior.decode(z[:10]), test[10:20], prior.decode(z[10:20])])
         _tiles(row[0], pairs, 10, f"{name}: digits above reconstructions")
-        _cloud(row[1], z, std, classes)
+        _cloud(row[1], z, std, kinds)
         row[1].set_title(f"{name}: codes of 256 test digits", fontsize=10)
         _tiles(row[2], prior.decode(draws), 10, drawn)
     handles, labels = axes[0, 1].get_legend_handles_labels()
@@ -95,20 +95,20 @@ def codes(data: str | None, seed: int) -> Figure:
     return figure
 
 
-def _cloud(axis: Any, z: Tensor, std: Tensor | None, classes: Tensor | None) -> None:
-    """Scatter codes (n, 2) by class, with their standard deviations and those of N(0, I)."""
+def _cloud(axis: Any, z: Tensor, std: Tensor | None, kinds: Tensor | None) -> None:
+    """Scatter codes (n, 2) by their kinds, with their standard deviations and those of N(0, I)."""
     from matplotlib.colors import TABLEAU_COLORS
     from matplotlib.patches import Circle, Ellipse
 
     colours = list(TABLEAU_COLORS.values())
-    shown = torch.zeros(len(z)).long() if classes is None else classes
+    shown = torch.zeros(len(z)).long() if kinds is None else kinds
     for radius in (1.515, 2.448):
         axis.add_patch(Circle((0, 0), radius, fill=False, color="black", lw=0.8))
     for centre, radius, kind in zip(z, std if std is not None else [], shown, strict=False):
         size = (2 * radius).tolist()
         axis.add_patch(Ellipse(tuple(centre.tolist()), *size, alpha=0.2, color=colours[kind]))
     for kind in shown.unique().tolist():
-        label = "digits" if classes is None else str(kind)
+        label = "digits" if kinds is None else str(kind)
         axis.scatter(*z[shown == kind].T, s=8, color=colours[kind], label=label)
     axis.plot([], [], color="black", lw=0.8, label="68 and 95 % of N(0, I)")
     axis.set_aspect("equal", adjustable="datalim")
@@ -129,12 +129,11 @@ def manifold(data: str | None, seed: int) -> Figure:
 def collapse(data: str | None, seed: int) -> Figure:
     """Draw how many latent units are active while a VAE with a coarse decoder trains.
 
-    A decoder of std 0.9 gains less from most units than their KL costs: that they are empty is
-    the bound's own optimum. A warm-up, which makes the KL cheap at first, therefore only puts
-    the collapse off; free bits change the bound, and with it the end.
+    A decoder of std 0.9 gains less from most units than their KL costs, so they empty. A warm-up,
+    which makes the KL cheap at first, slows that; free bits, which change the bound, prevent it.
     """
     x = _digits(data, "train", 5000)
-    figure = _canvas(9, 3.6)
+    figure = _canvas(10, 4)
     active, bound = figure.subplots(1, 2)
     options: dict[str, dict[str, Any]] = {
         "no remedy": {},
@@ -160,12 +159,11 @@ def collapse(data: str | None, seed: int) -> Figure:
     for axis in (active, bound):
         axis.axvline(WARM_UP, color="0.7", lw=0.8, ls=":")
     active.set(xlabel="training step", ylabel="active units of 20")
-    active.set_title(
-        "Decoder of std 0.9: empty units are the optimum,\na warm-up puts them off", fontsize=10
-    )
+    active.set_title("A warm-up slows the collapse, free bits prevent it", fontsize=10)
     bound.set(xlabel="training step", ylabel="KL from the prior, nats")
-    bound.set_title("What the latent says of an image", fontsize=10)
-    active.legend(fontsize=8)
+    bound.set_title("What the latent says of an image (decoder of std 0.9)", fontsize=10)
+    handles, labels = active.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

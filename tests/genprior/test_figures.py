@@ -1,5 +1,7 @@
 """The figures that need no data, and the parts of those that do."""
 
+import gzip
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from genprior import cli
 from genprior.data import read_image
 from genprior.figures.inverse import cosine_basis, lasso, pose
 from genprior.figures.registry import FIGURES
+from genprior.figures.vae import classes
 
 
 def test_every_figure_is_listed(capsys):
@@ -46,3 +49,13 @@ def test_lasso_finds_a_sparse_image():
     x = (basis @ c).view(1, 1, 28, 28).float()
     found = lasso(pose(x, 200), basis, weight=0.01)
     assert (found - x.flatten(1)).square().mean() < 0.01 * x.square().mean()
+
+
+def test_classes_of_digits_are_read(tmp_path):
+    """Would catch codes coloured by another digit's class, or a crash where none are known."""
+    content = bytes([0, 0, 8, 1, 0, 0, 0, 4, 7, 2, 1, 0])
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(content[:8] + b"\5\6"))
+    assert classes(str(tmp_path), "test", 3).tolist() == [7, 2, 1]
+    assert classes(str(tmp_path), "train", 2).tolist() == [5, 6]
+    assert classes(str(tmp_path / "none"), "test", 3) is None
