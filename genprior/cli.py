@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genprior.commands.refusals import in_words, naming, refuse_empty, refuse_outside
+from genprior.commands.refusals import in_words, naming, option, refuse_empty
+from genprior.data.limits import refuse_outside
 
 
 class Command(NamedTuple):
@@ -137,7 +138,7 @@ def _run(words: list[str]) -> int:
         raise ValueError(in_words(error, kinds)) from error
     values.pop("config", None)
     refuse_empty(values)
-    refuse_outside(values)
+    refuse_outside(values, said=option)
     named = {key: value for key, value in values.items() if key not in positional}
     try:
         _call(function, groups, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genprior.data.limits import refuse_outside
 from genprior.operators import Identity, Problem
 from genprior.operators.random import Generators
 from genprior.priors import Gaussian, GaussianMixture
@@ -94,6 +95,7 @@ def solve(
         raise TypeError(
             f"solve takes a Prior second, not {type(prior).__name__}; genprior.load gives one"
         )
+    refuse_outside({"num_samples": num_samples, "batch_size": batch_size})
     if solver is None:
         solver = default_solver(problem, prior, num_samples=num_samples)
     elif isinstance(solver, str):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,8 +13,11 @@ from torch import Tensor
 from genprior.data import Images
 from genprior.priors import Trainable, Turn
 from genprior.training import TrainingOptions
+from genprior.training.folder import Folder
 from genprior.training.loop import _Run
 from genprior.training.options import Length
+from genprior.training.report import Report
+from genprior.training.state import State
 from genprior.training.stream import as_images
 
 Step = Callable[[], Any]
@@ -51,22 +53,15 @@ def ours(
     model: Trainable, images: Images | Tensor, *, batch_size: int, options: TrainingOptions
 ) -> Step:
     """Return a step of `genprior.train`, its report included, its checkpoints not."""
-    run = _Run(
-        model,
-        as_images(images),
-        out=None,
-        length=Length(steps=10**6),
-        batch_size=batch_size,
-        options=options,
-        card={},
-        held=ExitStack(),
-    )
-    run.report.__enter__()
-    batches, count = run._batches(), itertools.count()
+    length, state = Length(steps=10**6), State(model, options, batch_size, None)
+    report = Report(None, length, state)
+    run = _Run(state, as_images(images), length, Folder(None), report, {})
+    report.__enter__()
+    batches, count = run._batches(0), itertools.count()
 
     def step() -> None:
         number = next(count)
         run._update(number, number / 10**6, batches)
-        run.report.progress(number + 1)
+        report.progress(number + 1)
 
     return step

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
-
-LIMITS: dict[str, tuple[float, float]] = {
-    "accumulate": (1, 10_000), "at_once": (1, 10_000), "batch_size": (1, 1_000_000),
-    "channels": (1, 3), "checkpoint_every": (1, 100_000_000), "clip": (1e-9, 1e6),
-    "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1), "data_mean": (0, 1),
-    "data_std": (1e-6, 1e6), "devices": (1, 1024), "ema_half_life": (1, 1e8),
-    "factor": (1, 64), "grid": (0, 1024), "iterations": (1, 1_000_000),
-    "latent_channels": (1, 10_000), "latent_size": (1, 100_000), "learning_rate": (1e-9, 10),
-    "limit": (1, 100_000_000), "nodes": (1, 10_000), "number": (1, 10_000), "peak": (1e-3, 1e8),
-    "rank": (1, 100_000), "residual": (0, 1), "samples": (1, 10_000), "seconds": (1e-3, 1e8),
-    "seed": (0, 2**32 - 1), "size": (1, 16_384), "steps": (1, 100_000_000),
-    "warmup": (0, 100_000_000), "whole": (0, 100_000), "workers": (0, 1024),
-}  # fmt: skip
-"""Least and most of what a number can mean. The most is far above any use: it keeps a slip of the
-finger from taking all memory."""
 
 KINDS: dict[Any, str] = {
     int: "a whole number",
@@ -39,24 +23,6 @@ KINDS: dict[Any, str] = {
 def option(name: str) -> str:
     """Write an option as it is typed: batch_size is --batch-size."""
     return "--" + name.replace("_", "-")
-
-
-def refuse_outside(values: Mapping[str, Any]) -> None:
-    """Refuse numbers that are not finite, or outside what they can mean.
-
-    Raises:
-        ValueError: It names the option.
-    """
-    for name, value in values.items():
-        low, high = LIMITS.get(name, (-math.inf, math.inf))
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            if type(number) not in (int, float):
-                continue
-            if not math.isfinite(number):
-                raise ValueError(f"{option(name)} must be finite, not {number}")
-            if not low <= number <= high:
-                bound = f"least {low}" if number < low else f"most {high}"
-                raise ValueError(f"{option(name)} must be at {bound}, not {number}")
 
 
 def refuse_empty(values: Mapping[str, Any]) -> None:

@@ -50,8 +50,6 @@ class Run:
     def __post_init__(self) -> None:
         if self.steps is not None or self.seconds is not None:
             Length(self.steps, self.seconds)
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
 
     def train(
         self,

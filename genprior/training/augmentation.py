@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genprior.data.files import to_float
+from genprior.data.limits import refuse_outside
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,10 @@ class Augmentation:
     turn: bool = False
 
     def __post_init__(self) -> None:
+        refuse_outside(vars(self), said="augment.{}".format)
         low, high = self.scales
-        if not 1 <= low <= high:
+        if low > high:
             raise ValueError(f"scales must be 1 <= low <= high, not {self.scales}")
-        if self.crop is not None and self.crop < 1:
-            raise ValueError(f"augment.crop must be at least 1 pixel, not {self.crop}")
         if high > 1 and self.crop is None:
             raise ValueError("scales need a crop size")
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from genprior.data import Images
+from genprior.data.limits import refuse_outside
 from genprior.priors.base import Model
-from genprior.priors.files import read_header
 from genprior.priors.training import Trainable
-from genprior.training import checkpoints
 from genprior.training.augmentation import Augmentation
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -66,16 +62,7 @@ class TrainingOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, open_end in _LEAST:
-            value: float = getattr(self, name)
-            if name == "clip" and self.clip is None:
-                continue
-            if not (low <= value < math.inf) or (open_end and value == low):
-                least = f"more than {low}" if open_end else f"at least {low}"
-                hint = " (None clips nothing)" if name == "clip" else ""
-                raise ValueError(f"{name} must be finite and {least}, not {value}{hint}")
-        if self.cooldown > 1:
-            raise ValueError(f"cooldown is a fraction of the run, at most 1, not {self.cooldown}")
+        refuse_outside(vars(self))
         for name, kinds in (("precision", Precision), ("accelerator", Accelerator)):
             if getattr(self, name) not in get_args(kinds):
                 choices = ", ".join(get_args(kinds))
@@ -88,15 +75,6 @@ class TrainingOptions:
         return min(1.0, up, down)
 
 
-_LEAST: list[tuple[str, float, bool]] = [
-    ("learning_rate", 0, True), ("warmup", 0, False), ("cooldown", 0, False), ("clip", 0, True),
-    ("accumulate", 1, False), ("ema_half_life", 0, True), ("devices", 1, False),
-    ("nodes", 1, False), ("workers", 0, False), ("checkpoint_every", 1, False),
-    ("grid", 0, False),
-]  # fmt: skip
-"""Least value of each option, and whether it is out of reach itself."""
-
-
 @dataclass(frozen=True)
 class Length:
     """How long a run is: so many steps, or so many seconds."""
@@ -107,9 +85,7 @@ class Length:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise ValueError("a run has steps or seconds: give one of the two")
-        least = 1 if self.steps is not None else 0
-        if not least <= self.total < math.inf or self.total == 0:
-            raise ValueError(f"{self.unit} must be positive, not {self.total}")
+        refuse_outside(vars(self))
 
     @property
     def unit(self) -> str:
@@ -158,41 +134,11 @@ def fingerprint(
     }
 
 
-def name_of(fingerprint: dict[str, Any]) -> str:
-    """Make a short name of a run, by which it knows the weights that it wrote."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _plain(options: TrainingOptions) -> dict[str, Any]:
     values = asdict(options)
     if options.augment is not None:
         values["augment"]["scales"] = list(options.augment.scales)
     return values
-
-
-def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    found = checkpoints.differences(before, now)
-    if found:
-        raise ValueError(
-            f"{out} holds checkpoints of another run, so it cannot be resumed:\n  "
-            + "\n  ".join(found)
-            + "\nName another folder, or train with what was there before"
-        )
-
-
-def check_own(path: Path, run: str, force: bool) -> None:
-    """Raise if weights would be replaced that another run wrote, or a hand put there."""
-    if not path.exists() or (force and path.is_file()):
-        return
-    try:
-        card = read_header(path)["card"]
-    except ValueError:  # no weights, or no file
-        card = {}
-    if card.get("run") != run:
-        raise FileExistsError(
-            f"{path} is not of this run and would be replaced: name another folder (--out), or "
-            "pass force=True (--force)"
-        )
 
 
 def check_length(saved: dict[str, Any], now: Length, options: TrainingOptions) -> None:
@@ -223,8 +169,7 @@ def warn_of_warmup(length: Length, options: TrainingOptions) -> None:
 
 
 def check_batch(model: Trainable, batch_size: int, options: TrainingOptions) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    refuse_outside({"batch_size": batch_size})
     if model.couples_rows and options.accumulate > 1:
         raise ValueError(
             f"{type(model).__name__} couples the rows of a batch (batch statistics): in parts it "

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from genprior.priors.base import Model, Prior
-from genprior.training.options import Length, TrainingOptions
+from genprior.training.options import Length
+from genprior.training.state import State
 
 EVERY = 50
 """Steps averaged into one point of the loss curve."""
@@ -29,28 +30,25 @@ class Report:
         self,
         out: Path | None,
         length: Length,
+        state: State,
         *,
-        images: int,
-        options: TrainingOptions,
-        fabric: Any,
         callback: Callback | None = None,
     ) -> None:
-        self.out, self.length, self.images, self.fabric = out, length, images, fabric
-        self.callback = callback
-        self.grid = options.grid
-        self.shown = options.progress and fabric.is_global_zero
+        self.out, self.length, self.state, self.callback = out, length, state, callback
+        self.fabric = state.fabric
+        self.shown = state.options.progress and self.fabric.is_global_zero
         self.history: dict[str, list[list[float]]] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._bar: Any = None
         self._earlier = self._before = 0.0
-        self._first = 0
+        self.first = 0
 
     def __enter__(self) -> Report:
         from tqdm import tqdm
 
         self._began = time.perf_counter()
-        self._before = self.length.done(self._first, self._earlier)
+        self._before = self.length.done(self.first, self._earlier)
         self._bar = tqdm(
             total=round(self.length.total),
             initial=round(self._before),
@@ -66,7 +64,11 @@ class Report:
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue the curves and the clock of the run that is resumed."""
         self.history = saved["history"]
-        self._earlier, self._first = saved["seconds"], saved["step"]
+        self._earlier, self.first = saved["seconds"], saved["step"]
+
+    def saved(self) -> dict[str, Any]:
+        """Return all from which `restore` continues, but the step."""
+        return {"history": self.history, "seconds": self.seconds}
 
     @property
     def seconds(self) -> float:
@@ -97,7 +99,8 @@ class Report:
             self.history.setdefault(name, []).append([step, value])
         if self.callback is not None:
             self.callback(step, means)
-        rate = (step - self._first) * self.images / (time.perf_counter() - self._began)
+        images = (step - self.first) * self.state.images_per_step
+        rate = images / (time.perf_counter() - self._began)
         losses = {k: f"{v:.4g}" for k, v in means.items() if "/" not in k}
         self._bar.set_postfix({**losses, "images/s": f"{rate:.0f}"}, refresh=False)
         self.fabric.log_dict({**means, "images_per_second": rate}, step=step)
@@ -141,14 +144,15 @@ class Report:
     def pictures(self, model: Model, folder: Path, step: int) -> None:
         """Write the loss curve and a grid of samples, the same noise each time."""
         _write_curve(folder / "loss.png", self.history)
-        if self.grid == 0 or not isinstance(model, Prior):
+        count = self.state.options.grid
+        if count == 0 or not isinstance(model, Prior):
             return
         from genprior.plots import grid
 
         height, width = model.image_shape[1:]
         size = None if height and width else (64, 64)
         generator = torch.Generator().manual_seed(0)
-        samples = model.sample(self.grid, size=size, generator=generator)
+        samples = model.sample(count, size=size, generator=generator)
         grid(samples.cpu(), path=folder / f"samples-{step:09d}.png")
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from genprior.data import ArrayImages, Images
 from genprior.training.augmentation import Augmentation
 from genprior.training.interrupts import leave_to_parent
+from genprior.training.options import TrainingOptions
 
 
 class _Views(Dataset[tuple[Sequence[int], Tensor]]):
@@ -62,30 +63,26 @@ def _as_is(batch: Any) -> Any:
 
 def stream(
     images: Images,
-    augment: Augmentation | None,
     numbers: Iterable[Sequence[int]],
     *,
-    seed: int,
-    workers: int = 0,
+    options: TrainingOptions,
     pin: bool = False,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Give batches of images.
 
     Args:
         images: The data set.
-        augment: Random views of it.
         numbers: Which images of the run make each batch, counted from its first.
-        seed: Of order and views.
-        workers: Processes that read ahead.
+        options: Random views, seed of order and views, processes that read ahead.
         pin: Keep batches in memory that a CUDA device reads directly.
     Yields:
         The numbers and the images, (B, C, H, W).
     """
     loader = DataLoader(
-        _Views(images, augment, seed),
+        _Views(images, options.augment, options.seed),
         batch_sampler=_Prepared(numbers),
         collate_fn=_as_is,
-        num_workers=workers,
+        num_workers=options.workers,
         worker_init_fn=leave_to_parent,
         generator=torch.Generator(),  # a loader draws a seed, else from the global one
         pin_memory=pin,

@@ -209,6 +209,14 @@ def test_y_that_does_not_fit(operator):
         Problem(torch.zeros(2, 1, 4, 4), operator, GaussianNoise(0.1))
 
 
+@pytest.mark.parametrize("name", ["num_samples", "batch_size"])
+def test_counts_that_no_memory_holds(name):
+    """Would catch a slip of the finger in Python that only the shell refuses."""
+    problem = Problem(torch.full((1, 1, 4, 4), 0.5), Identity((1, 4, 4)), GaussianNoise(0.1))
+    with pytest.raises(ValueError, match=rf"{name} must be at most 10+, not 1000000000"):
+        genprior.solve(problem, smooth_gaussian(1), **{name: 10**9})
+
+
 def test_prior_of_another_size_or_channel_count(place, capsys):
     """Would catch a grey photo given to a colour prior, in Python and in the shell."""
     prior = smooth_gaussian()

@@ -617,3 +617,36 @@ def test_a_finished_run_that_lost_its_prior_gives_it_again(tmp_path):
     (tmp_path / "prior.safetensors").unlink()
     train(Line(), data(), **settings)
     assert read_line(tmp_path) == done.weights["all"] != 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "settings"),
+    [
+        ("steps", 10**9, {"steps": 10**9}),
+        ("seconds", 1e9, {"seconds": 1e9}),
+        ("batch-size", 10**9, {"steps": 1, "batch_size": 10**9}),
+        ("accumulate", 10**9, {"steps": 1, "options": {"accumulate": 10**9}}),
+        ("augment.crop", 10**9, {"steps": 1, "options": {"augment": {"crop": 10**9}}}),
+        ("augment.scales", [1, 1e9], {"options": {"augment": {"crop": 4, "scales": (1, 1e9)}}}),
+    ],
+)
+def test_what_no_run_can_be_is_refused_before_work(option, value, settings, monkeypatch, capsys):
+    """Would catch a slip of the finger that takes all memory, or bounds of the shell's alone."""
+    images = data()
+    monkeypatch.setattr("genprior.training.loop.as_images", None)  # work would begin with it
+    name = option.replace("-", "_")
+    says = re.escape(f"{name} must be at most ") + r"[0-9.e+]+, not 1[0-9.e+]+"
+
+    def run(options=None, **settings):
+        asked = dict(options or {})
+        if "augment" in asked:
+            asked["augment"] = Augmentation(**asked["augment"])
+        train(tiny(), images, options=TrainingOptions(**asked), **settings)
+
+    with pytest.raises(ValueError, match=says) as refused:
+        run(**settings)
+    words = ["train", "diffusion", "--data", "none", "--out", "none", f"--{option}", str(value)]
+    assert cli.main([*words, *(["--augment.crop", "4"] if "scales" in option else [])]) == 2
+    said = capsys.readouterr().err
+    assert str(refused.value) in said.replace(f"--{option}", name), said
+    assert said.count("\n") == 1
