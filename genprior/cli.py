@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from genprior.commands.refusals import in_words, naming, option, refuse_empty
-from genprior.data.limits import refuse_outside
+from genprior.commands.refusals import in_words, naming, refuse_empty
+from genprior.data.limits import option, refuse_outside
 
 
 class Command(NamedTuple):
@@ -133,27 +133,21 @@ def _run(words: list[str]) -> int:
     for group in groups.values():
         kinds |= typing.get_type_hints(group)
     try:
-        values = parser.parse_args(_typed(rest, flags)).as_dict()
+        parsed = parser.parse_args(_typed(rest, flags))
     except ArgumentError as error:
         raise ValueError(in_words(error, kinds)) from error
-    values.pop("config", None)
-    refuse_empty(values)
-    refuse_outside(values, said=option)
-    named = {key: value for key, value in values.items() if key not in positional}
+    parsed.pop("config", None)
+    refuse_empty(parsed.as_dict())
+    refuse_outside(parsed.as_dict(), said=option)
+    named = {key: value for key, value in parsed.as_dict().items() if key not in positional}
     try:
-        _call(function, groups, values)
+        values = parser.instantiate(parsed).as_dict()
+        for key, kind in groups.items():
+            values[key] = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
+        function(**values)
     except USER_ERRORS as error:
         raise ValueError(naming(_one_line(error), named)) from error
     return 0
-
-
-def _call(
-    function: Callable[..., object], groups: dict[str, type], values: dict[str, Any]
-) -> None:
-    for key, kind in groups.items():
-        fields = [field.name for field in dataclasses.fields(kind)]
-        values[key] = _as_dataclass(kind, {field: values.pop(field) for field in fields})
-    function(**_instantiated(function, values))
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
@@ -233,20 +227,6 @@ def _typed(words: list[str], flags: set[str]) -> list[str]:
             word = f"--{name}{equals}{value}"
         out.append(word)
     return out
-
-
-def _instantiated(function: Callable[..., object], values: dict[str, Any]) -> dict[str, Any]:
-    """Make dataclasses of nested options."""
-    hints = typing.get_type_hints(function)
-    return {key: _as_dataclass(hints[key], value) for key, value in values.items()}
-
-
-def _as_dataclass(hint: Any, value: Any) -> Any:
-    kinds: list[Any] = [k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)]
-    if not kinds or not isinstance(value, dict):
-        return value
-    hints = typing.get_type_hints(kinds[0])
-    return kinds[0](**{key: _as_dataclass(hints[key], inner) for key, inner in value.items()})
 
 
 def _overview() -> str:

@@ -145,17 +145,14 @@ def grid(
     images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
-    lines = math.ceil(count / columns)
+    blank = images.new_ones((-count % columns, channels, height, width))
     scale = max(1, round(96 / max(height, width)))
-    tiles = images.detach().float().cpu().clamp(0, 1)
+    tiles = torch.cat([images.detach(), blank]).float().cpu().clamp(0, 1)
     tiles = tiles.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     gap = 2
     tiles = torch.nn.functional.pad(tiles, (0, gap, 0, gap), value=1.0)
-    blank = tiles.new_ones((lines * columns - count, *tiles.shape[1:]))
-    tiles = torch.cat([tiles, blank]).reshape(lines, columns, *tiles.shape[1:])
-    picture = tiles.permute(2, 0, 3, 1, 4).reshape(
-        channels, lines * tiles.shape[3], columns * tiles.shape[4]
-    )[:, :-gap, :-gap]
+    lines = [torch.cat(list(line), -1) for line in tiles.split(columns)]
+    picture = torch.cat(lines, 1)[:, :-gap, :-gap]
     if path is not None:
         write_image(path, picture, force=force)
     return picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,83 +16,89 @@ from genprior.data import read_image
 from genprior.priors import Gaussian, GaussianMixture, Prior, StationaryGaussian
 
 
-def fit_gaussian(
-    source: Source,
-    *,
-    out: str,
-    rank: int | None = None,
-    half: bool = False,
-    int8: bool = False,
-    card: dict[str, Any] | None = None,
-    force: bool = False,
-) -> None:
-    """Fit a Gaussian (probabilistic principal component analysis) to images.
+@dataclass(frozen=True)
+class Weights:
+    """Where fitted weights go, and how they are stored.
 
-    Args:
-        source: The images.
+    Attributes:
         out: Weights file (.safetensors), or a folder for prior.safetensors.
-        rank: Principal directions kept; None picks the likeliest on held-out images.
         half: Store the directions in half precision.
         int8: Store them as 8-bit integers, one scale each: half the size of `half`.
         card: Plain data on the weights, kept in the file: data, licence, ...
         force: Replace the file if it exists.
     """
-    path = _weights_path(out, force)
-    data = source.open()
-    start = time.perf_counter()
+
+    out: str
+    half: bool = False
+    int8: bool = False
+    card: dict[str, Any] | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_existing([self.path], self.force)
+
+    @property
+    def path(self) -> Path:
+        path = Path(self.out)
+        return path if path.suffix == ".safetensors" else path / "prior.safetensors"
+
+    def save(self, prior: Prior, start: float, **about: Any) -> None:
+        """Write a prior whose fit began at `start`, of `time.perf_counter`."""
+        card = {**about, "seconds": round(time.perf_counter() - start, 1), **(self.card or {})}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        dtype = torch.int8 if self.int8 else torch.float16 if self.half else None
+        prior.save(self.path, card=card, dtype=dtype)
+        size = self.path.stat().st_size / 1e6
+        print(f"fitted in {card['seconds']} s; wrote {self.path} ({size:.1f} MB)")
+
+
+def fit_gaussian(source: Source, weights: Weights, *, rank: int | None = None) -> None:
+    """Fit a Gaussian (probabilistic principal component analysis) to images.
+
+    Args:
+        source: The images.
+        weights: Where they go.
+        rank: Principal directions kept; None picks the likeliest on held-out images.
+    """
+    data, start = source.open(), time.perf_counter()
     prior = Gaussian.fit(data, rank=rank)
-    about = {"rank": len(prior.factors), "residual": float(prior.residual)}
-    about = {"data": source.data, "images": len(data), **about}
-    _save(prior, path, start, _stored(half, int8), about, card)
+    kept = {"rank": len(prior.factors), "residual": float(prior.residual)}
+    weights.save(prior, start, data=source.data, images=len(data), **kept)
 
 
 def fit_mixture(
     source: Source,
+    weights: Weights,
     *,
-    out: str,
     components: int,
     rank: int | None = None,
     iterations: int = 100,
     seed: int = 0,
-    half: bool = False,
-    int8: bool = False,
-    card: dict[str, Any] | None = None,
-    force: bool = False,
 ) -> None:
     """Fit a mixture of Gaussians (of probabilistic PCA, with a rank) by EM.
 
     Args:
         source: The images.
-        out: Weights file (.safetensors), or a folder for prior.safetensors.
+        weights: Where they go.
         components: Number of Gaussians.
         rank: Principal directions of each; None for full covariances (small images only).
         iterations: At most so many steps of EM.
         seed: Of the k-means++ start.
-        half: Store the directions in half precision.
-        int8: Store them as 8-bit integers, one scale each: half the size of `half`.
-        card: Plain data on the weights, kept in the file: data, licence, ...
-        force: Replace the file if it exists.
     """
-    path = _weights_path(out, force)
-    data = source.open()
-    start = time.perf_counter()
+    data, start = source.open(), time.perf_counter()
 
     def report(step: int, value: float) -> None:
         if sys.stderr.isatty():
             print(f"\riteration {step + 1}: {value:.1f} nats per image", end="", file=sys.stderr)
 
+    generator = torch.Generator().manual_seed(seed)
     prior = GaussianMixture.fit(
-        data,
-        components,
-        rank=rank,
-        generator=torch.Generator().manual_seed(seed),
-        iterations=iterations,
-        callback=report,
+        data, components, rank=rank, generator=generator, iterations=iterations, callback=report
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    about = {"data": source.data, "images": len(data), "components": components, "rank": rank}
-    _save(prior, path, start, _stored(half, int8), about, card)
+    kept = {"components": components, "rank": rank}
+    weights.save(prior, start, data=source.data, images=len(data), **kept)
 
 
 def fit_texture(
@@ -111,33 +118,7 @@ def fit_texture(
         card: Plain data on the weights, kept in the file: data, licence, ...
         force: Replace the file if it exists.
     """
-    path = _weights_path(out, force)
-    pixels = read_image(image)
-    start = time.perf_counter()
+    weights = Weights(out, card=card, force=force)
+    pixels, start = read_image(image), time.perf_counter()
     prior = StationaryGaussian.fit(pixels, residual=residual)
-    _save(prior, path, start, None, {"data": image, "images": 1}, card)
-
-
-def _weights_path(out: str, force: bool) -> Path:
-    path = Path(out)
-    path = path if path.suffix == ".safetensors" else path / "prior.safetensors"
-    refuse_existing([path], force)
-    return path
-
-
-def _stored(half: bool, int8: bool) -> torch.dtype | None:
-    return torch.int8 if int8 else torch.float16 if half else None
-
-
-def _save(
-    prior: Prior,
-    path: Path,
-    start: float,
-    dtype: torch.dtype | None,
-    about: dict[str, Any],
-    card: dict[str, Any] | None,
-) -> None:
-    about = {**about, "seconds": round(time.perf_counter() - start, 1), **(card or {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prior.save(path, card=about, dtype=dtype)
-    print(f"fitted in {about['seconds']} s; wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    weights.save(prior, start, data=image, images=1)

@@ -9,6 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from genprior.data.limits import option
+
 KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -18,11 +20,6 @@ KINDS: dict[Any, str] = {
     list: "a list as [1, 2]",
     dict: "options as {name: value}",
 }
-
-
-def option(name: str) -> str:
-    """Write an option as it is typed: batch_size is --batch-size."""
-    return "--" + name.replace("_", "-")
 
 
 def refuse_empty(values: Mapping[str, Any]) -> None:

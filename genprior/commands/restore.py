@@ -224,23 +224,17 @@ def _report(
         "task": degradation.task,
         "sigma": float(f"{float(sigma):.6g}") if isinstance(noise, GaussianNoise) else None,
         "noise_from": posed.noise_from,
-        "peak": degradation.peak,
-        "mask": degradation.mask,
-        "kernel": degradation.kernel,
+        **{name: getattr(degradation, name) for name in ("peak", "mask", "kernel", "factor")},
         "boundary": degradation.boundary if degradation.kernel else None,
-        "factor": degradation.factor,
         "size": list(result.mean.shape[2:]),
         "kept": posed.keep,
-        "windows": None
-        if posed.windows is None
-        else [[r.start, r.stop, c.start, c.stop] for r, c in posed.windows],
+        "windows": posed.windows
+        and [[r.start, r.stop, c.start, c.stop] for r, c in posed.windows],
         "grey": posed.grey,
         "samples": result.samples.shape[1],
         "antithetic": result.antithetic,
         "seed": solving.seed,
-        "forwards": result.forwards,
-        "vjps": result.vjps,
-        "seconds": result.seconds,
+        **{name: getattr(result, name) for name in ("forwards", "vjps", "seconds")},
         "converged": bool(result.converged.all()),
         **{name: value if math.isfinite(value) else None for name, value in scores.items()},
     }

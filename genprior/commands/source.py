@@ -29,18 +29,13 @@ class Source:
 
     data: str
     size: int | tuple[int, int] | None = None
-    channels: int | None = None
+    channels: Literal[1, 3] | None = None
     split: Literal["train", "test"] | None = None
     upscale: bool = False
     skip_bad: bool = False
     value_range: str | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"--channels must be 1 (grey) or 3 (colour), not {self.channels}")
-        sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if any(side is not None and side < 1 for side in sides):
-            raise ValueError(f"--size must be at least 1 pixel, not {self.size}")
         parsed_range(self.value_range)
 
     def open(self, *, split: str = "train") -> Images:

@@ -106,16 +106,9 @@ def read_photo(
         values = with_channels(values, channels, name)
     if notes:
         warnings.warn(f"{name}: {'; '.join(notes)}", stacklevel=2)
-    return Photo(
-        pixels=to_float(values),
-        depth=picture.depth,
-        grey=grey,
-        form=picture.form,
-        dpi=picture.dpi,
-        profile=picture.profile,
-        steps=None if picture.steps is None else torch.from_numpy(picture.steps),
-        notes=notes,
-    )
+    said = {name: getattr(picture, name) for name in ("depth", "form", "dpi", "profile")}
+    steps = None if picture.steps is None else torch.from_numpy(picture.steps)
+    return Photo(to_float(values), grey=grey, steps=steps, notes=notes, **said)
 
 
 def read_image(

@@ -25,6 +25,11 @@ LIMITS: dict[str, tuple[float, float]] = {
 finger from taking all memory."""
 
 
+def option(name: str) -> str:
+    """Write an option as it is typed: batch_size is --batch-size."""
+    return "--" + name.replace("_", "-")
+
+
 def refuse_outside(values: Mapping[str, Any], *, said: Callable[[str], str] = str) -> None:
     """Refuse numbers that are not finite, or outside what they can mean.
 

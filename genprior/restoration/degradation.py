@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from genprior.data.limits import option, refuse_outside
 from genprior.operators import (
     Blur,
     Downsampling,
@@ -73,27 +74,24 @@ class Degradation:
     peak: float | None = None
 
     def __post_init__(self) -> None:
+        refuse_outside(vars(self), said=option)
         needs = {"inpaint": "mask", "deblur": "kernel", "superres": "factor"}
-        for task, option in needs.items():
-            given = getattr(self, option) is not None
+        for task, need in needs.items():
+            given = getattr(self, need) is not None
             if given and self.task != task:
-                raise ValueError(f"--{option} is for --task {task}, not for {self.task}")
+                raise ValueError(f"--{need} is for --task {task}, not for {self.task}")
             if not given and self.task == task:
-                raise ValueError(f"--task {task} needs --{option}")
+                raise ValueError(f"--task {task} needs --{need}")
         if self.mask is None and (self.invert_mask or self.mask_threshold is not None):
             raise ValueError("--invert-mask and --mask-threshold go with --mask")
         if self.mask_threshold is not None and not 0 < self.mask_threshold < 1:
             raise ValueError(f"--mask-threshold must be in (0, 1), not {self.mask_threshold}")
-        if self.factor is not None and self.factor < 1:
-            raise ValueError(f"--factor must be at least 1, not {self.factor}")
         if self.boundary is not None and self.task != "deblur":
             raise ValueError(f"--boundary is for --task deblur, not for {self.task}")
         if self.peak is not None and self.sigma is not None:
             raise ValueError("--peak is for photon noise, --sigma for Gaussian: give one of them")
         if self.peak is not None and self.kernel == "auto":
             raise ValueError("--kernel auto is for Gaussian noise: give --sigma, not --peak")
-        if self.peak is not None and not 0 < self.peak < float("inf"):
-            raise ValueError(f"--peak must be a positive count of photons, not {self.peak}")
         if self.sigma not in (None, "auto"):
             self._number(self.sigma or "")
 

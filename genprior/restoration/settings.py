@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from genprior.data.limits import option, refuse_outside
 from genprior.operators import Problem
 from genprior.operators.random import Generators
 from genprior.pretrained import load
@@ -65,8 +66,7 @@ class Solving:
     antithetic: bool = True
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"--samples must be at least 1, not {self.samples}")
+        refuse_outside(vars(self), said=option)
 
     @property
     def prior_name(self) -> str:
@@ -89,9 +89,7 @@ class Solving:
 
     def find_solver(self, problem: Problem, prior: Prior) -> Solver:
         """Make the solver that was asked for, else the default one."""
-        solver = self._named_solver()
-        if solver is None:
-            solver = default_solver(problem, prior)
+        solver = named(self.solver) if self.solver is not None else default_solver(problem, prior)
         known = {field.name for field in dataclasses.fields(solver)}
         changes = {}
         if self.steps is not None:
@@ -103,9 +101,6 @@ class Solving:
         if self.antithetic and in_pairs and alone:
             changes["antithetic"] = True
         return dataclasses.replace(solver, **changes)
-
-    def _named_solver(self) -> Solver | None:
-        return None if self.solver is None else named(self.solver)
 
     def refuse_too_large(
         self,
@@ -125,7 +120,7 @@ class Solving:
         """
         if None not in prior.image_shape:
             return  # of a size that the prior was trained at
-        solver, besides = self._named_solver(), 0
+        solver, besides = None if self.solver is None else named(self.solver), 0
         if windows is not None:
             besides = memory.held(shape, self.samples)
             sizes = ((r.stop - r.start, c.stop - c.start) for r, c in windows)
