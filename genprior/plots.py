@@ -206,26 +206,20 @@ def _canvas(lines: Sequence[Row], columns: int, spread: bool) -> Figure:
 
 def _draw_row(line: Row, axes: Sequence[Any], titles: Sequence[str], top: float) -> None:
     picture, note = measurement(line.problem)
+    truth = line.truth
+    value = "" if truth is None else f"{psnr(line.mean[None], truth[None]).item():.1f} dB"
+    notes = {"measurement": note, "posterior mean": value, "estimate": value}
+    panels = {"truth": truth, "measurement": picture}
+    panels |= dict.fromkeys(("posterior mean", "estimate"), line.mean)
+    panels |= {f"sample {i + 1}": sample for i, sample in enumerate(line.samples)}
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for side in axis.spines.values():
-            side.set_visible(False)
-        if title == "truth" and line.truth is not None:
-            _image(axis, line.truth)
-        elif title == "measurement":
-            axis.set_xlabel(note, fontsize=7, labelpad=2)
-            if picture is not None:
-                _image(axis, picture)
-        elif title in ("posterior mean", "estimate"):
-            _image(axis, line.mean)
-            if line.truth is not None:
-                value = psnr(line.mean[None], line.truth[None]).item()
-                axis.set_xlabel(f"{value:.1f} dB", fontsize=7, labelpad=2)
-        elif title == "spread" and line.std is not None:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.set_xlabel(notes.get(title, ""), fontsize=7, labelpad=2)
+        if title == "spread" and line.std is not None:
             axis.imshow(_spread(line.std), cmap="magma", vmin=0, vmax=top, **_look(line.std))
-        elif title.startswith("sample"):
-            _image(axis, line.samples[int(title.split()[1]) - 1])
+        elif (panel := panels.get(title)) is not None:
+            _image(axis, panel)
     if line.label:
         axes[0].set_ylabel(line.label, fontsize=8, labelpad=4)
 

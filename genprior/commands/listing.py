@@ -41,15 +41,12 @@ def solvers(*, prior: str | None = None) -> None:
     for name in solvers_for(None if prior is None else load(prior)):
         kind = REGISTRY[name]
         needs = _words(kind)
-        limits = [
-            word
-            for flag, word in (
-                (kind.linear, "linear operators"),
-                (kind.gaussian, "Gaussian noise"),
-                (kind.point_estimate, "one point estimate"),
-            )
-            if flag
-        ]
+        words = {
+            "linear operators": kind.linear,
+            "Gaussian noise": kind.gaussian,
+            "one point estimate": kind.point_estimate,
+        }
+        limits = [word for word, limited in words.items() if limited]
         about = (inspect.getdoc(kind) or "").split("\n")[0]
         print(f"{name:16} {needs}" + (f"; {', '.join(limits)} only" if limits else ""))
         print(f"{'':16} {about}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genprior.data.files import to_float
+from genprior.data.limits import refuse_outside
 from genprior.data.readers import File, open_source
 from genprior.operators.files import ARRAY
 from genprior.operators.files.picture import Range, channels_first, in_unit, with_channels
@@ -203,9 +204,7 @@ class _Fit:
     value_range: Range = None
 
     def __post_init__(self) -> None:
-        for name, value in {"size": self.size, "channels": self.channels}.items():
-            if value is not None and np.min(value) < 1:
-                raise ValueError(f"{name} must be positive, not {value}")
+        refuse_outside(vars(self))
 
     def __call__(self, array: np.ndarray, name: str) -> np.ndarray:
         """Fit (..., C, H, W)."""

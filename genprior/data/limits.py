@@ -9,7 +9,7 @@ from typing import Any
 
 LIMITS: dict[str, tuple[float, float]] = {
     "accumulate": (1, 10_000), "at_once": (1, 10_000), "batch_size": (1, 1_000_000),
-    "channels": (1, 3), "checkpoint_every": (1, 100_000_000), "clip": (1e-9, 1e6),
+    "channels": (1, 10_000), "checkpoint_every": (1, 100_000_000), "clip": (1e-9, 1e6),
     "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1), "crop": (1, 16_384),
     "data_mean": (0, 1), "data_std": (1e-6, 1e6), "devices": (1, 1024),
     "ema_half_life": (1e-9, 1e8), "factor": (1, 64), "grid": (0, 1024),

@@ -220,10 +220,8 @@ class Degradation:
             "disk": kernel_shapes.disk,
             "uniform": lambda size: kernel_shapes.uniform(_whole(size)),
         }
-        name, numbers = _parse("kernel", self.kernel, shapes)
-        if numbers is None:
-            return kernel_shapes.from_file(self.kernel)
-        return _call(shapes[name], "kernel", self.kernel, numbers)
+        drawn = _drawn("kernel", self.kernel, shapes)
+        return kernel_shapes.from_file(self.kernel) if drawn is None else drawn
 
     @property
     def mask_is_file(self) -> bool:
@@ -246,15 +244,14 @@ class Degradation:
                 size, number=_whole(number), width=width, **many
             ),
         }
-        name, numbers = _parse("mask", self.mask, shapes)
-        if numbers is None:
+        drawn = _drawn("mask", self.mask, shapes)
+        if drawn is None:
             mask = mask_shapes.from_file(
                 self.mask, invert=self.invert_mask, threshold=self.mask_threshold
             )[None]
             _warn_if_inverted(mask, self.mask)
             return mask
-        mask = _call(shapes[name], "mask", self.mask, numbers)
-        mask = mask if mask.ndim == 4 else mask[None]
+        mask = drawn if drawn.ndim == 4 else drawn[None]
         return ~mask if self.invert_mask else mask
 
     def operator(
@@ -282,24 +279,18 @@ def _warn_if_inverted(mask: Tensor, name: str) -> None:
         )
 
 
-def _parse(
-    what: str, text: str, shapes: dict[str, Callable[..., Tensor]]
-) -> tuple[str, list[float | str] | None]:
-    """Split NAME:A,B into its name and values; a file has none."""
+def _drawn(what: str, text: str, shapes: dict[str, Callable[..., Tensor]]) -> Tensor | None:
+    """Draw what NAME:A,B says, by the shape of that name; None where it is a file."""
     name, colon, rest = text.partition(":")
-    if name in shapes and colon:
-        return name, [_value(part) for part in rest.split(",")]
-    if not Path(text).is_file():
+    if name not in shapes or not colon:
+        if Path(text).is_file():
+            return None
         raise ValueError(
             f"--{what} {text} is neither a file nor one of "
             f"{', '.join(f'{shape}:...' for shape in shapes)}"
         )
-    return text, None
-
-
-def _call(shape: Callable[..., Tensor], what: str, text: str, values: list[float | str]) -> Tensor:
     try:
-        return shape(*values)
+        return shapes[name](*(_value(part) for part in rest.split(",")))
     except TypeError as error:
         raise ValueError(f"--{what} {text} is not understood: see --help") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genprior.data import resized
+from genprior.data.limits import option, refuse_outside
 from genprior.operators import GaussianNoise, Inpainting, PoissonNoise, Problem
 from genprior.operators.noise import Noise
 from genprior.priors import Prior
@@ -210,8 +211,7 @@ def _wanted_size(
     height, width = served
     if height is None or width is None:
         if size is not None:
-            if min(size) < 1:
-                raise ValueError(f"--size must be positive, not {size[0]},{size[1]}")
+            refuse_outside({"size": size}, said=option)
             have = size
         if simulate:
             factor = degradation.factor or 1

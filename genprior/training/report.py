@@ -157,11 +157,9 @@ class Report:
 
 
 def _write_curve(path: Path, history: dict[str, list[list[float]]]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, points in history.items():
         if "/" not in name:

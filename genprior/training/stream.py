@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from genprior.data import ArrayImages, Images
 from genprior.training.augmentation import Augmentation
@@ -27,34 +27,19 @@ class _Views(Dataset[tuple[Sequence[int], Tensor]]):
         index = [self._place(k) for k in numbers]
         if self.augment is None:
             return numbers, self.images.batch(index)
-        cpu = torch.device("cpu")
-        return numbers, torch.stack(
-            [
-                self.augment(self.images.raw(i), generator_for(self.seed, k, 1, cpu))
-                for i, k in zip(index, numbers, strict=True)
-            ]
-        )
-
-    def __getitem__(self, number: int) -> tuple[Sequence[int], Tensor]:
-        return self.__getitems__([number])
+        views = [
+            self.augment(self.images.raw(i), generator_for(self.seed, k, 1))
+            for i, k in zip(index, numbers, strict=True)
+        ]
+        return numbers, torch.stack(views)
 
     def _place(self, number: int) -> int:
         epoch, place = divmod(number, len(self.images))
         if epoch != self._epoch:
-            shuffle = generator_for(self.seed, epoch, 2, torch.device("cpu"))
+            shuffle = generator_for(self.seed, epoch, 2)
             self._epoch = epoch
             self._order = torch.randperm(len(self.images), generator=shuffle)
         return int(self._order[place])
-
-
-class _Prepared(Sampler[list[int]]):
-    """A batch sampler that gives prepared batches in order."""
-
-    def __init__(self, batches: Iterable[Sequence[int]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (list(batch) for batch in self.batches)
 
 
 def _as_is(batch: Any) -> Any:
@@ -80,7 +65,7 @@ def stream(
     """
     loader = DataLoader(
         _Views(images, options.augment, options.seed),
-        batch_sampler=_Prepared(numbers),
+        batch_sampler=map(list, numbers),
         collate_fn=_as_is,
         num_workers=options.workers,
         worker_init_fn=leave_to_parent,
@@ -110,7 +95,9 @@ def shares(
             yield range(start, start + share)
 
 
-def generator_for(seed: int, number: int, purpose: int, device: torch.device) -> torch.Generator:
+def generator_for(
+    seed: int, number: int, purpose: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A generator that depends on its arguments alone; purposes: 0 noise, 1 views, 2 order."""
     mixed = (seed * 0x9E3779B97F4A7C15 + number * 0xD1342543DE82EF95 + purpose) % 2**63
     return torch.Generator(device).manual_seed(mixed)
