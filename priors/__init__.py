@@ -17,6 +17,8 @@ from genprior.priors.diffusion import parametrisations
 from genprior.priors.diffusion.diffusion import Diffusion
 from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
 from genprior.priors.diffusion.unet import UNet
+from genprior.priors.flows.families import NICE, Glow, PlanarFlow, RadialFlow, RealNVP
+from genprior.priors.flows.flow import Flow
 from genprior.priors.gaussian.empirical import Empirical
 from genprior.priors.gaussian.gaussian import Gaussian
 from genprior.priors.gaussian.mixture import GaussianMixture
@@ -28,6 +30,7 @@ from genprior.priors.vae.hierarchical import HierarchicalVAE
 from genprior.priors.vae.vae import VAE
 
 __all__ = [
+    "NICE",
     "VAE",
     "Autoencoder",
     "ConditionalPrior",
@@ -37,14 +40,19 @@ __all__ = [
     "Empirical",
     "EncodingPrior",
     "ExactPrior",
+    "Flow",
     "Gaussian",
     "GaussianMixture",
+    "Glow",
     "HierarchicalVAE",
     "LatentPrior",
     "Model",
     "Objective",
+    "PlanarFlow",
     "Posterior",
     "Prior",
+    "RadialFlow",
+    "RealNVP",
     "SingleLoss",
     "StationaryGaussian",
     "Trainable",

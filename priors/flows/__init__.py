@@ -1,0 +1,1 @@
+"""Normalizing flows: invertible maps with known volume, and the priors made of them."""
