@@ -29,6 +29,9 @@ from genprior.priors.base import (
     LatentPrior,
     Prior,
 )
+from genprior.priors.flows.checks import BIJECTION_CHECKS, check_bijection
+
+__all__ = ["BIJECTION_CHECKS", "CHECKS", "check_bijection", "check_prior"]
 
 COUNT = 3
 """Images in a batch."""

@@ -135,7 +135,8 @@ class Logit(Bijection):
         p = margin + (1 - 2 margin) x,   z = log p - log(1 - p)
         log_det = sum of log(1 - 2 margin) - log p - log(1 - p)
 
-    x is NaN outside of what the margin leaves.
+    Outside of what the margin leaves z is NaN; at its very edge, where rounding may bring p to 0
+    or 1, z is that of the nearest p between.
 
     Source: Dinh, Sohl-Dickstein, Bengio 2017 (RealNVP), section 4.1.
     """
@@ -147,7 +148,8 @@ class Logit(Bijection):
         self.margin = margin
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p = self.margin + (1 - 2 * self.margin) * x
+        p, eps = self.margin + (1 - 2 * self.margin) * x, torch.finfo(x.dtype).eps
+        p = torch.where((p - 0.5).abs() <= 0.5 + eps, p.clamp(eps / 2, 1 - eps / 2), torch.nan)
         log_p, log_q = p.log(), torch.log1p(-p)
         slope = math.log(1 - 2 * self.margin) - log_p - log_q
         return log_p - log_q, slope.flatten(1).sum(1)
