@@ -15,6 +15,8 @@ from genprior.solvers.diffusion.reddiff import REDDiff
 from genprior.solvers.diffusion.repaint import RePaint
 from genprior.solvers.diffusion.smc import SMC
 from genprior.solvers.exact import ExactPosterior
+from genprior.solvers.latent.annealed import AnnealedImportance
+from genprior.solvers.latent.flow_map import FlowMAP
 from genprior.solvers.latent.joint_map import JointMAP
 from genprior.solvers.latent.latent_map import LatentMAP
 from genprior.solvers.latent.latent_sampler import LatentSampler
@@ -30,12 +32,14 @@ __all__ = [
     "DPS",
     "MMPS",
     "SMC",
+    "AnnealedImportance",
     "Chunk",
     "Counted",
     "DenoisingPosterior",
     "DiffPIR",
     "DiffusionSolver",
     "ExactPosterior",
+    "FlowMAP",
     "GuidedSolver",
     "JointMAP",
     "LatentMAP",

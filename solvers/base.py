@@ -63,6 +63,9 @@ class Counted:
     def encode(self, x: Tensor) -> Tensor:
         return self._count(self.prior.encode(x))
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._count(self.prior.log_prob(x))
+
 
 @dataclass(frozen=True)
 class Solver(ABC):

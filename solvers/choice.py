@@ -31,6 +31,8 @@ RANKING = (
     "DenoisingPosterior",
     "REDDiff",
     "LatentSampler",
+    "AnnealedImportance",
+    "FlowMAP",
     "LatentMAP",
     "JointMAP",
 )

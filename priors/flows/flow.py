@@ -111,7 +111,7 @@ class Flow(Trainable, LatentPrior, EncodingPrior, DensityPrior):
         rows = x.repeat_interleave(draws, 0)
         u = uniform((len(x), draws, *x.shape[1:]), generator, dtype=x.dtype, device=x.device)
         log_p = self.log_prob((255 * rows + u.flatten(0, 1)) / LEVELS).unflatten(0, (-1, draws))
-        d = math.prod(self.image_shape)
+        d = self.latent_shape[0]
         log_mass = log_p.logsumexp(1) - math.log(draws) - d * math.log(LEVELS)
         return -log_mass / (d * math.log(2))
 

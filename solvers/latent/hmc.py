@@ -51,6 +51,11 @@ class StepSize:
         """The step size that adaptation settled at, (n,)."""
         return self.average.exp()
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the step sizes."""
+        for name in ("centre", "log_step", "average", "error"):
+            setattr(self, name, getattr(self, name)[rows])
+
     def update(self, acceptance: Tensor) -> None:
         """Take in the acceptance probabilities of the last step, (n,)."""
         self.count += 1

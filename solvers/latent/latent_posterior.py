@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from genprior.operators import GaussianNoise, Problem
+from genprior.operators import GaussianNoise, Identity, Inpainting, Problem
 from genprior.operators.base import per_row
 from genprior.operators.linear.spectrum import Map
 from genprior.operators.random import normal
@@ -69,6 +69,20 @@ class LatentPosterior:
     def _precision(self) -> Map:
         """What applies (sigma^2 I + s^2 A A^T)^-1 to coefficients."""
         return self._data.solver(self.problem.sigma**2, scale=self.decoder_std**2)
+
+    @cached_property
+    def log_constant(self) -> Tensor | None:
+        """What `value_and_gradient` leaves out of log p(y | z), (n,); None where not known.
+
+        Nothing without a decoder std; with one, the normaliser of N(0, (sigma^2 + s^2) I) where
+        A shows pixels as they are.
+        """
+        if not self.decoder_std:
+            return torch.zeros_like(self.problem.observed_count)
+        if not isinstance(self.problem.operator, Identity | Inpainting):
+            return None
+        variance = self.problem.sigma**2 + self.decoder_std**2
+        return -0.5 * self.problem.observed_count * (2 * torch.pi * variance).log()
 
     def misfit(self, z: Tensor) -> Tensor:
         """Root mean square of y - A(decode(z)) in units of what its spread should be, (n,)."""

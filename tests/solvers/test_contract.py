@@ -1,4 +1,4 @@
-"""The public contract suite on every diffusion solver."""
+"""The public contract suite on every diffusion solver, and on those of flows."""
 
 import pytest
 
@@ -9,7 +9,9 @@ from genprior.solvers import (
     DPS,
     MMPS,
     SMC,
+    AnnealedImportance,
     DiffPIR,
+    FlowMAP,
     PiGDM,
     REDDiff,
     RePaint,
@@ -30,6 +32,9 @@ SOLVERS = [
     SMC(steps=6, particles=8),
     SMC(steps=6, particles=8, exact_entries=0),
     REDDiff(steps=6),
+    AnnealedImportance(particles=8),
+    FlowMAP(),
+    FlowMAP(space="image"),
 ]
 
 
