@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from genprior import plots
 from genprior.commands.outputs import refuse_existing
 from genprior.data.files import WRITTEN
 from genprior.pretrained import available, card, load
-from genprior.priors import capabilities
+from genprior.priors import Flow, capabilities
 from genprior.priors.base import as_prior
 from genprior.restoration.settings import Device, find_device
 from genprior.solvers import Solver
@@ -59,6 +60,7 @@ def sample(
     number: int = 16,
     size: int | tuple[int, int] | None = None,
     columns: int | None = None,
+    temperature: float | None = None,
     seed: int = 0,
     device: Device = "auto",
     force: bool = False,
@@ -71,6 +73,7 @@ def sample(
         number: Of samples.
         size: Height and width, for priors that serve any.
         columns: Of the picture; about the square root of the number if not given.
+        temperature: Of a flow's latent, above 0 and at most 2; 1 is the prior.
         seed: Of the draw.
         device: Where to compute.
         force: Replace the picture if it exists.
@@ -80,7 +83,12 @@ def sample(
         raise ValueError(f"--out {out} must be a picture, as samples.png")
     prior = as_prior(load(name, device=find_device(device)))
     shape = (size, size) if isinstance(size, int) else size
-    drawn = prior.sample(number, size=shape, generator=torch.Generator().manual_seed(seed))
+    how: dict[str, Any] = {"size": shape, "generator": torch.Generator().manual_seed(seed)}
+    if temperature is not None:
+        if not isinstance(prior, Flow):
+            raise ValueError(f"--temperature is for flows; {name} is a {type(prior).__name__}")
+        how["temperature"] = temperature
+    drawn = prior.sample(number, **how)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     plots.grid(drawn, path=out, columns=columns)
     print(f"wrote {out}: {number} samples of {name}")

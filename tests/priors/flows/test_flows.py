@@ -7,7 +7,7 @@ import torch
 from tools import identical, randn, seeded
 
 import genprior
-from genprior.priors import NICE, Flow, Glow, PlanarFlow, RadialFlow, RealNVP, testing
+from genprior.priors import NICE, Flow, Glow, PlanarFlow, RadialFlow, RealNVP, Turn, testing
 from genprior.priors.flows.bijection import Chain, Flatten
 from genprior.priors.flows.layers import Scaling
 from genprior.training import TrainingOptions
@@ -101,6 +101,17 @@ def test_training_learns_and_starts_once():
     kept = norm.mean.clone()
     again = genprior.train(trained, 1 - x, out=None, steps=2, batch_size=32, options=OPTIONS)
     assert identical(again.bijection.layers[1].scales[0].layers[1].mean, kept)
+
+
+def test_training_minimises_the_bits_of_dequantised_images():
+    """Catches dequantisation left out of training, or of another width, and a constant missing."""
+    flow = stirred(NICE((1, 4, 4), hidden=(8,))).double()
+    flow.started.fill_(True)
+    x = torch.randint(0, 256, (5, 1, 4, 4), generator=seeded()).double() / 255
+    loss, _ = flow.objective().loss(Turn(), x, seeded(1))
+    torch.testing.assert_close(loss, flow.bits_per_dimension(x, generator=seeded(1)).mean())
+    other, _ = flow.objective().loss(Turn(), x, seeded(2))
+    assert abs(loss - other) > 1e-6
 
 
 def test_training_at_ten_times_the_rate_stays_finite():
