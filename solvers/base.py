@@ -321,18 +321,15 @@ def image_shape(problem: Problem, prior: Prior) -> tuple[int, int, int]:
     Raises:
         ValueError: Operator and prior disagree on a size.
     """
-    name, known = type(prior).__name__, (problem.operator.image_shape, prior.image_shape)
-    if not fits(*known):
+    name, asked, known = type(prior).__name__, problem.operator.image_shape, prior.image_shape
+    if not fits(asked, known):
         raise ValueError(
-            f"the operator is for images {known[0]}, {name} for {known[1]} (channels, height, "
+            f"the operator is for images {asked}, {name} for {known} (channels, height, "
             "width; None is any): fit the photo or take another prior"
         )
-    shape = tuple(b if a is None else a for a, b in zip(*known, strict=True))
-    if None in shape:
-        shape = tuple(
-            b if a is None else a for a, b in zip(shape, problem.image_shape, strict=True)
-        )
-    if not fits(shape, known[1]):
-        raise ValueError(f"y is of images {shape}, {name} for {known[1]}")
+    posed = problem.image_shape  # y fills in what a linear operator leaves open
+    if not fits(posed, known):
+        raise ValueError(f"y is of images {posed}, {name} for {known}")
+    shape = tuple(b if a is None else a for a, b in zip(posed, known, strict=True))
     channels, height, width = concrete(shape)
     return channels, height, width

@@ -17,7 +17,7 @@ from genprior.operators import (
     masks,
 )
 from genprior.operators.random import normal
-from genprior.priors import DenoisingPrior, Gaussian, LatentPrior
+from genprior.priors import DenoisingPrior, Gaussian, LatentPrior, Prior
 from genprior.solvers import (
     MMPS,
     ExactPosterior,
@@ -162,6 +162,50 @@ def test_wrong_prior_names_what_would_do():
         ExactPosterior()(problem(), Latent())
     assert "ExactPosterior" in available(gaussian())
     assert "ExactPosterior" not in available(Latent())
+
+
+class Drawn(Prior):
+    """Can be sampled, no more."""
+
+    image_shape, config = SHAPE, {}
+
+    def sample(self, n, *, size=None, generator=None):
+        return normal((n, *SHAPE), generator)
+
+
+class Both(Latent, DenoisingPrior):
+    """Latent and denoising."""
+
+    sigma_range, data_mean, data_std = (0.1, 1.0), torch.zeros(SHAPE), torch.ones(SHAPE)
+
+    def denoise(self, x, sigma):
+        return x
+
+
+def test_two_capabilities_are_joined_by_a_word():
+    """Catches "a LatentPrior a DenoisingPrior"."""
+
+    class _Two(_Walk):
+        needs = (LatentPrior, DenoisingPrior)
+
+    with pytest.raises(TypeError, match="_Two needs a LatentPrior and a DenoisingPrior; Latent"):
+        _Two()(problem(), Latent())
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (Latent(), "Latent is latent-only. Try LatentSampler."),
+        (Both(), "Both is latent and denoising. Try MMPS."),
+        (Drawn(), "Drawn is for sampling only. No solver serves it."),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_what_a_prior_is_and_what_to_try(prior, words):
+    """Catches a prior called by another of its capabilities, and advice that fails in turn."""
+    with pytest.raises(TypeError) as caught:
+        ExactPosterior()(problem(), prior)
+    assert str(caught.value).endswith(words)
 
 
 def test_wrong_operator_and_noise_are_named():

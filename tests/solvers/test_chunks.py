@@ -1,5 +1,6 @@
 """How work is cut up and put together again, what is said of it, and what a Result tells."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +9,18 @@ from tools import randn, seeded
 
 from genprior.operators import GaussianNoise, Identity, Problem
 from genprior.priors import DenoisingPrior, Gaussian
-from genprior.solvers import MMPS, SMC, LatentMAP, LatentSampler, PiGDM, Result, Solution, Solver
+from genprior.solvers import (
+    DPS,
+    MMPS,
+    SMC,
+    LatentMAP,
+    LatentSampler,
+    PiGDM,
+    REDDiff,
+    Result,
+    Solution,
+    Solver,
+)
 from genprior.solvers.base import rows_in_flight
 from genprior.solvers.chunks import join
 from genprior.solvers.result import independent_sets, paired_std
@@ -106,8 +118,13 @@ def test_words_about_what_failed():
         _Told(tuple(range(8)), "r_hat")(posed(9), PRIOR)
     words = str(caught[0].message)
     assert "number 0, 1, 2, 3, 4, 5, 6, 7; R-hat is 9, 10, 11, 12, 13, 14, 15, 16, where" in words
-    with pytest.warns(RuntimeWarning, match=r"number 0, 1, 2, 3, 4, 5, 6, 7, \.\.\.\. Try"):
-        _Told(tuple(range(9)))(posed(9), PRIOR)
+    with pytest.warns(RuntimeWarning) as caught:
+        _Told(tuple(range(9)), "r_hat")(posed(9), PRIOR)
+    words = str(caught[0].message)
+    assert (
+        "number 0, 1, 2, 3, 4, 5, 6, 7, ...; R-hat is 9, 10, 11, 12, 13, 14, 15, 16, where"
+        in words
+    )
 
 
 def test_moments_of_few_samples():
@@ -140,8 +157,11 @@ def test_memory_that_runs_short(count, words, monkeypatch):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_counts_are_per_sample(samples):
     """Catches evaluations of a batch told as one's own."""
-    result = PiGDM(steps=6)(posed(3), PRIOR, num_samples=samples)
-    assert (result.forwards, result.vjps) == (6, 6)
+    for count in (1, 3):
+        begin = time.perf_counter()
+        result = PiGDM(steps=6)(posed(count), PRIOR, num_samples=samples)
+        assert (result.forwards, result.vjps) == (6, 6)
+        assert 0 < result.seconds < time.perf_counter() - begin
 
 
 def test_what_a_result_says_of_itself():
@@ -178,3 +198,22 @@ def test_progress_is_one_tick_a_level():
 
     MMPS(steps=9)(posed(), PRIOR, progress=follow, generator=seeded())
     assert ticks == [(7, "MMPS")]  # its start takes two evaluations more
+
+
+def test_sizes_and_counts_that_do_not_fit():
+    """Catches two point estimates of one image, images of another size than the prior's taken
+    where the operator leaves it open, and pairs refused that there are."""
+    with pytest.raises(ValueError, match="REDDiff gives one point estimate, not 2 samples"):
+        REDDiff()(posed(), PRIOR, num_samples=2)
+    y = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    anything = Problem(y, Identity((None, None, None)), GaussianNoise(0.1))
+    words = r"y is of images \(1, 3, 3\), Gaussian for \(1, 2, 2\)"
+    with pytest.raises(ValueError, match=words):
+        PiGDM()(anything, PRIOR)
+    for samples, fits in ((2, False), (3, False), (4, True), (5, False), (6, True)):
+        solver = DPS(steps=1, antithetic=True)
+        if fits:
+            assert solver(posed(), PRIOR, num_samples=samples).samples.shape[1] == samples
+        else:
+            with pytest.raises(ValueError, match=f"must be 4, 6, ..., not {samples}"):
+                solver(posed(), PRIOR, num_samples=samples)

@@ -138,6 +138,9 @@ def test_fields_have_the_law_they_say(smooth):
     assert int(problem.operator.mask.sum()) == 11
     assert problem.sigma.item() == pytest.approx(0.3)
     assert isinstance(problem.noise, GaussianNoise)
+    prior, problem = gaussian_field(4)
+    assert (prior.image_shape, problem.sigma.item()) == ((1, 4, 4), pytest.approx(0.05))
+    assert int(problem.operator.mask.sum()) == 8
     lengths = [field_length(seed) for seed in range(12)]
     assert min(lengths) < 1.5
     assert max(lengths) > 2.5

@@ -29,7 +29,7 @@ from genprior.solvers.walk.krylov import krylov_solve
 from genprior.solvers.walk.levels import largest_singular_value, noise_grid, noise_level
 from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import finite_rows
-from genprior.solvers.walk.twist import exact_twist
+from genprior.solvers.walk.twist import Twist, exact_twist, observed_entries
 
 SHAPE = (1, 3, 4)
 PRIOR = Gaussian(torch.full(SHAPE, 0.5).double(), 0.1 * randn(3, *SHAPE), residual=0.1)
@@ -329,3 +329,20 @@ def test_rows_of_a_walk_and_its_residuals():
     sizes = (x0 * MASK).flatten(1).norm(dim=1) / float(MASK.sum()) ** 0.5
     expected = sizes / torch.tensor([0.1, 1.0]).double()
     torch.testing.assert_close(walk.residuals(), expected.expand(4, 2))
+
+
+def test_entries_that_any_particle_observes():
+    """Catches entries of one channel or row only, and weight for a particle that broke."""
+    masks = torch.rand(2, 2, 3, 4, generator=seeded(8)) < 0.4
+    y = torch.zeros(2, 2, 3, 4, dtype=torch.float64)
+    prior = Gaussian(y[0], y[:0], residual=0.2)
+    walk = walk_of(Problem(y, Inpainting(masks), GaussianNoise(0.1)), prior)
+    union = [i for i in range(24) if masks[:, i // 12, i // 4 % 3, i % 4].any()]
+    assert observed_entries(walk).tolist() == union
+    every = walk_of(Problem(y[:1], Identity((2, 3, 4)), GaussianNoise(0.1)), prior)
+    assert observed_entries(every).tolist() == list(range(24))
+    x = torch.ones_like(y)
+    kept = Twist(torch.zeros(2), 2 * x, 3 * x).where(torch.tensor([True, False]), x)
+    assert kept.log_density.tolist() == [0, -math.inf]
+    assert kept.x0[:, 0, 0, 0].tolist() == [2, 1]
+    assert kept.guided[:, 0, 0, 0].tolist() == [3, 1]
