@@ -139,3 +139,14 @@ def test_callback_sees_every_step():
         found = sampler(PRIOR.denoise, x, sigmas, callback=note, generator=seeded())
         assert seen == list(enumerate(sigmas.tolist()))
         assert math.isfinite(float(found.sum()))
+
+
+def test_start_is_the_one_written_out():
+    """Catches a start of another spread, for each row its own sigma."""
+    sigma, tape = torch.tensor([0.3, 4.0], dtype=torch.float64), Tape()
+    with noise_replaced(tape):
+        found = samplers.start(PRIOR, (2, *SHAPE), sigma, dtype=torch.float64)
+    for i in range(2):
+        (n,) = tape.row(i)
+        expected = MEAN + (STD**2 + sigma[i] ** 2).sqrt() * n
+        torch.testing.assert_close(found[i].flatten(), expected)
