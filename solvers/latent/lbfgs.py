@@ -170,7 +170,8 @@ def _search(rows: _Rows, f: Tensor, lower: Tensor) -> None:
     low, high = rows.t.where(lower, rows.low), rows.high.where(lower, rows.t)
     width = high - low
     parabola = -rows.slope * rows.t.square() / (2 * (f - rows.f - rows.slope * rows.t))
-    inside = (parabola > low + 0.1 * width) & (parabola < high - 0.1 * width) & (low == 0)
+    # where f did not fall enough at `high`, the parabola's minimum is in the lower half
+    inside = (parabola > low + 0.1 * width) & (low == 0)
     shorter = parabola.where(inside, low + 0.5 * width)
     rows.t = shorter.where(high.isfinite(), 3 * rows.t)
     rows.low, rows.high = low, high

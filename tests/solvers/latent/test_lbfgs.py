@@ -56,7 +56,7 @@ def descend(function, x, *, steps, tolerance):
         width = high - low
         if high == math.inf:
             t = 3 * t
-        elif low == 0 and 0.1 * width < parabola < high - 0.1 * width:
+        elif low == 0 and 0.1 * width < parabola < 0.9 * width:
             t = float(parabola)
         else:
             t = low + width / 2
@@ -80,19 +80,32 @@ def rough(x):
     return (x.abs() ** 1.3).sum() + 0.1 * (7 * x).sin().sum()
 
 
-def high_up(x):
-    return 1e9 + 1e-3 * (x**2).sum()
+def wall(x):
+    """From 0 every step goes up, from elsewhere the second or a later one."""
+    return -x[0] + 0.3 * x[0] ** 2 + 10.0 * (x[0] > x[1].round())
 
 
-def cliff(x):
-    return -x[0] + (x[0] > 1e-9) * 1.0 + (x**2).sum()
+def plateau(x):
+    return 1e9 + 1e-9 * (x**2 + 0.1 * x**4).sum()
+
+
+def barely(x):
+    """Falls by 1.2 ten-thousandths of what the slope at 0 promises."""
+    return 0.5 * (-x[0] + (1 - 1.2e-4) * x[0] ** 2)
+
+
+def early(x):
+    """Its minimum is at .12 of the first step from 0."""
+    return -x[0] + x[0] ** 2 / 0.24
 
 
 def narrow(x):
     return ((x - 0.3).abs() * 1e6).sum().sqrt() + x.sum()
 
 
-FUNCTIONS = [rosenbrock, steep, flat, rough, high_up, cliff, narrow]
+FUNCTIONS = [rosenbrock, steep, flat, rough, wall, plateau, barely, early, narrow]
+COUNTED = (wall, plateau, barely, early)
+"""How many evaluations these take, rounding does not decide."""
 
 
 def with_gradient(function, x):
@@ -106,23 +119,29 @@ def with_gradient(function, x):
 def test_rows_go_down_as_one_alone(steps, tolerance):
     """Catches any number of the line search: what is enough, how a bracket shrinks or a step
     grows, when to give up, and what counts as a minimum that rounding hides."""
-    starts = [randn(2, seed=i) for i in range(4)] + [torch.zeros(2, dtype=torch.float64)]
+    starts = [randn(2, seed=i) for i in range(4)]
+    starts += [torch.tensor(x, dtype=torch.float64) for x in ((0.0, 0.0), (0.0, 1.0))]
     rows = [(function, start) for function in FUNCTIONS for start in starts]
 
+    counts = torch.zeros(len(rows), dtype=torch.int64)
+
     def every(x, index):
+        counts[index] += 1
         found = [with_gradient(rows[i][0], row) for i, row in zip(index, x, strict=True)]
         return tuple(torch.stack(values) for values in zip(*found, strict=True))
 
     start = torch.stack([start for _, start in rows])
     found = minimise(every, start, steps=steps, tolerance=tolerance)
-    for i, (function, x) in enumerate(rows):
+    for i, (function, first) in enumerate(rows):
         x, converged, history = descend(
-            lambda x, f=function: with_gradient(f, x), x, steps=steps, tolerance=tolerance
+            lambda x, f=function: with_gradient(f, x), first, steps=steps, tolerance=tolerance
         )
         mine = found.history[:, i]
         head = min(len(history), 25)
         expected = torch.tensor(history[:head], dtype=torch.float64)
         torch.testing.assert_close(mine[:head], expected, rtol=1e-6, atol=1e-9)
+        if function in COUNTED and (function is plateau or not first[0]):
+            assert counts[i] == len(history), function.__name__
         if len(history) < 25:
             assert bool(found.converged[i]) == converged, function.__name__
             torch.testing.assert_close(found.x[i], x, rtol=1e-4, atol=1e-6)

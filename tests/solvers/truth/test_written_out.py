@@ -55,6 +55,7 @@ EXACT = {"iterations": 24, "tolerance": 1e-13}
 LINEAR = [
     (PiGDM(steps=7), walks.pigdm),
     (MMPS(steps=11, **EXACT), walks.mmps),
+    (MMPS(steps=3, **EXACT), walks.mmps),
     (MMPS(steps=5, sampler=UniPC(), **EXACT), walks.mmps),
     (MMPS(steps=6, sampler=DDPM(), **EXACT), walks.mmps),
     (MMPS(steps=9, returns=2, **EXACT), walks.mmps),
