@@ -1,7 +1,7 @@
 """The default on images that chose nothing, beside DPS and plain MMPS: a CSV.
 
     python benchmarks/details/default.py --mnist F --fashion F --cats F --photos KODAK
-                                         [--out docs/results/default.csv] [--only digits photos]
+                                         [--out docs/results/default.csv] [--only digits cats]
 
 Digits, fashion (12x12 of 28x28 missing in the middle) and cats (13x13 of 32x32), noise .05, 24
 test images, 8 samples each; photos: the middle 128x128 of four, noise .02, blurred by a Gaussian
@@ -16,7 +16,7 @@ Columns: CRPS in thousandths, of the hole where there is one; `default_less` the
 minus this row's, paired, with standard error over images, and `ratio` of the two; the share of
 pixels that lie within the range of the samples, of 8-bit images without what is black in all
 (ties are broken at random), which should be `range_should`; `range_raw` the same of samples as
-they come and every pixel.
+they come and every pixel. Rows of other cases that the CSV has already are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import argparse
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,8 @@ def scores(samples: Tensor, truth: Tensor, where: Tensor) -> dict[str, Tensor]:
     }
 
 
-def rows(name: str, folders: dict[str, str], count: int) -> Iterator[Row]:
+def rows(name: str, case: Case, folders: dict[str, str], count: int) -> Iterator[Row]:
     """One row a solver."""
-    case = CASES[name]
     prior = genprior.load(case.prior)
     assert isinstance(prior, DenoisingPrior)
     if case.source == "photos":
@@ -208,24 +207,33 @@ def main() -> None:
         parser.add_argument(f"--{source}", default=None, help="folder; cases without are left out")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=None, help="an image; else the case's")
     parser.add_argument("--out", type=Path, default=None, help="CSV to write")
     options = parser.parse_args()
     folders = {source: vars(options)[source] for source in sources}
-    table: list[Row] = []
     for name in options.only:
         if folders[CASES[name].source] is None:
             continue
-        for row in rows(name, folders, options.images):
-            table.append(row)
-            print(" | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        case = CASES[name]
+        case = replace(case, samples=options.samples or case.samples)
+        table = []
+        for row in rows(name, case, folders, options.images):
+            table.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+            print(" | ".join(map(str, table[-1].values())), flush=True)
         if options.out is not None:
-            with options.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, table[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(
-                    {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-                    for row in table
-                )
+            write(options.out, table)
+
+
+def write(path: Path, table: list[Row]) -> None:
+    """Put the rows of a case in the place of those that are there."""
+    before: list[Row] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            before = [row for row in csv.DictReader(file) if row["case"] != table[0]["case"]]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(before + table)
 
 
 if __name__ == "__main__":
