@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from genprior.priors import Diffusion, Model, Prior
-from genprior.priors.diffusion.foreign import is_diffusers_folder
 from genprior.priors.files import read_header
 
 _FOLDER = Path(__file__).parent
@@ -23,16 +22,14 @@ def available() -> list[str]:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if path.is_file() or (path.is_dir() and is_diffusers_folder(path)):
+    if path.is_file():
         return path
-    if path.is_dir() and len(path.parts) > 1:
-        raise ValueError(
-            f"{path} is a folder without a model of diffusers (unet/config.json or config.json): "
-            "name the weights file in it"
-        )
     shipped = _FOLDER / f"{name_or_path}.safetensors"
     if path.name == str(name_or_path) and shipped.is_file():
         return shipped
+    if path.is_dir():
+        trained = path / "prior.safetensors"
+        return trained if trained.is_file() else path
     if path.suffix or len(path.parts) > 1:
         raise ValueError(f"{name_or_path}: no such weights file")
     near = difflib.get_close_matches(str(name_or_path), available(), n=3, cutoff=0.4)
@@ -57,31 +54,32 @@ def load(
     A file of a model that is no prior, such as an autoencoder, gives that model.
 
     Args:
-        name_or_path: A shipped prior's name (`available()` lists them), a weights file, or the
-            folder of an unconditional pipeline of diffusers.
+        name_or_path: A shipped prior's name (`available()` lists them), a weights file, a
+            folder that `genprior.train` wrote, or one of a diffusers pipeline.
         device: Where to put it; the CPU if None.
         dtype: Floating-point type of the weights; float32 if None.
     Raises:
         ValueError: Unknown name (the nearest are offered), no such file, or a file that is
             truncated, altered or of another format.
     """
-    path, dtype = _find(name_or_path), dtype or torch.float32
+    path = _find(name_or_path)
+    model: Any
     if path.is_dir():
-        model: Any = Diffusion.from_diffusers(path).to(dtype)
+        model = Diffusion.from_diffusers(path).to(dtype or torch.float32)
     else:
-        model = Model.load(path, dtype=dtype)
+        model = Model.load(path, dtype=dtype or torch.float32)
     return model.to(device).eval().requires_grad_(False)
 
 
 def card(name_or_path: str | Path) -> dict[str, Any]:
     """Read what a weights file says of itself: family, config, data, licence, figures.
 
-    A folder of diffusers says no more than a hash of its files.
+    Of a folder of diffusers, the family and the hash of its weights.
     """
     path = _find(name_or_path)
-    if path.is_file():
+    if not path.is_dir():
         return read_header(path)
     digest = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()):
-        digest.update(f"{file.relative_to(path)}\0".encode() + file.read_bytes())
-    return {"family": "Diffusion", "sha256": digest.hexdigest(), "card": {}}
+    for part in sorted(path.rglob("*.safetensors")):
+        digest.update(part.read_bytes())
+    return {"family": "Diffusion", "config": {}, "card": {}, "sha256": digest.hexdigest()}

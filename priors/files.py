@@ -154,8 +154,7 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}). It is truncated or of another "
-            "kind: fetch it again"
+            f"{path}: not a whole safetensors file ({error}). {_kind(path)}"
         ) from error
     try:
         header = json.loads(metadata["genprior"])
@@ -163,7 +162,7 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: safetensors, but without genprior's header; only files written by "
-            "prior.save are read"
+            "prior.save are read, and the folders of diffusers' pipelines"
         ) from error
     if version > FORMAT:
         raise ValueError(f"{path}: format {version}; this version reads up to {FORMAT}: update it")
@@ -171,6 +170,19 @@ def _read(path: Path, *, weights: bool) -> tuple[dict[str, Any], dict[str, Tenso
         if not isinstance(header.get(key), kind):
             raise ValueError(f"{path}: its header has no {key} that is a {kind.__name__}")
     return header, tensors
+
+
+def _kind(path: Path) -> str:
+    """Say of what kind a file is that holds no weights, and what to do."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or (start[:1] == b"\x80" and start[1:] in (b"\2", b"\3", b"\4", b"\5")):
+        return (
+            "It is a pickle, as PyTorch writes .ckpt, .pt and .pkl: reading one may run any code, "
+            "and it does not say of what network it is. Give the folder of a diffusers pipeline, "
+            "or wrap the network in Python (genprior.priors.from_deepinv)"
+        )
+    return "It is truncated or of another kind: fetch it again"
 
 
 class _Weightless(TorchFunctionMode):

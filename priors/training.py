@@ -200,7 +200,7 @@ def _is(value: Any, kind: Any) -> bool:
     if parts:  # a list of any length, or a tuple of its own
         if not isinstance(value, list | tuple):
             return False
-        long = get_origin(kind) is not tuple or len(value) == len(parts)
+        long = get_origin(kind) is not tuple or parts[-1] is ... or len(value) == len(parts)
         return long and all(_is(v, parts[0]) for v in value)
     if kind in (int, float):
         number = isinstance(value, int | kind) and not isinstance(value, bool)

@@ -123,11 +123,9 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         """Read an unconditional `UNet2DModel` with its scheduler.
 
         Args:
-            source: A pipeline or its folder (with unet/ and scheduler/), a name on the hub, or a
-                `UNet2DModel` or its folder.
-            scheduler: Of a U-Net that comes alone: a `DDPMScheduler` or its folder.
-        Raises:
-            ValueError: There is no scheduler, or the model is conditional or of another kind.
+            source: A pipeline, its folder (with unet/ and scheduler/) or its name on the hub; or
+                a U-Net, or its folder.
+            scheduler: Where the source has none: a scheduler, or its folder.
         """
         from genprior.priors.diffusion.foreign import read_diffusers
 

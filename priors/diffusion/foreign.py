@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,7 @@ class DiffusersUNet(nn.Module):
         return cls(network, config["steps"])
 
     def forward(self, u: Tensor, noise: Tensor) -> Tensor:
-        # of a model that learnt its variance too, that is the second half
+        # a model that has learned the variance of a step gives that in further channels
         return self.network(u, noise * self.steps).sample[:, : u.shape[1]]
 
 
@@ -180,82 +180,92 @@ _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_
 _TARGETS = {"epsilon": "noise", "sample": "image", "v_prediction": "velocity"}
 
 
-def is_diffusers_folder(path: Path) -> bool:
-    """Whether a folder is a pipeline of diffusers or one of its U-Nets."""
-    return (path / "unet" / "config.json").is_file() or (path / "config.json").is_file()
-
-
 def read_diffusers(source: Any, scheduler: Any = None) -> tuple[DiffusersUNet, DDPM, Shape]:
-    """Read an unconditional model of diffusers that works on pixels.
+    """Read an unconditional pixel-space `UNet2DModel` and the noise schedule it was trained on.
 
     Args:
-        source: A pipeline or its folder, a `UNet2DModel` or its folder, or a name on the hub.
-        scheduler: For a U-Net alone, the scheduler that it was trained with, or its folder.
+        source: A pipeline, its folder or its name on the hub; or a U-Net, or its folder.
+        scheduler: Where the source has none: a scheduler, or its folder.
     Returns:
         The network, a copy if it came as an object; its objective; its image shape.
     Raises:
-        ValueError: There is no scheduler, the model is conditional, or its schedule or its output
+        ValueError: There is no U-Net or no scheduler, the model is conditional, or its schedule
             is none that is known here.
     """
-    from diffusers.models.unets.unet_2d import UNet2DModel
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    network, name = source, str(source)
-    if isinstance(source, str | Path):
-        alone = (Path(source) / "config.json").is_file()
-        with torch.random.fork_rng():  # weights that are then replaced come from it
-            network = UNet2DModel.from_pretrained(source, subfolder=None if alone else "unet")
-        if scheduler is None:
-            inside = Path(source) / "scheduler"
-            scheduler = None if alone and not inside.is_dir() else inside
-            if not Path(source).is_dir():
-                scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
-    else:
-        network, name = getattr(source, "unet", source), type(source).__name__
-        scheduler = getattr(source, "scheduler", None) if scheduler is None else scheduler
-        if not isinstance(network, UNet2DModel):
-            raise TypeError(f"a UNet2DModel or a pipeline with one was expected, not a {name}")
-        network = copy.deepcopy(network)
-    if scheduler is None:
-        raise ValueError(
-            f"{name} is a network without its scheduler, which says what noise it was trained "
-            "with: pass scheduler= (a DDPMScheduler or its folder), or put its "
-            "scheduler_config.json into scheduler/ beside the weights"
-        )
-    if isinstance(scheduler, str | Path):
-        scheduler = DDPMScheduler.from_pretrained(scheduler)
-    objective, shape = _objective(name, scheduler.config), network.config
+    named = isinstance(source, str | Path)
+    name = str(source) if named else type(source).__name__
+    network = _read_network(source) if named else copy.deepcopy(getattr(source, "unet", source))
+    settings = _read_schedule(name, source if named else None, scheduler or _part(source))
+    shape: Any = getattr(network, "config", None)
+    if type(network).__name__ != "UNet2DModel":
+        raise ValueError(f"{name} has no UNet2DModel: only unconditional models of pixels serve")
     if shape.num_class_embeds or shape.class_embed_type:
         raise ValueError(f"{name} is conditional on a class: only unconditional models serve")
     if shape.out_channels not in (shape.in_channels, 2 * shape.in_channels):
         raise ValueError(
-            f"{name} has {shape.in_channels} channels in and {shape.out_channels} out: as many "
-            "were expected, or twice as many, of which the second half is a variance"
+            f"{name} makes {shape.out_channels} channels of {shape.in_channels}: a denoiser makes "
+            "as many, or twice as many where it has learned a variance"
         )
+    objective = _objective(name, settings)
     size = shape.sample_size
     height, width = (size, size) if isinstance(size, int) else size or (None, None)
-    return (
-        DiffusersUNet(network.eval(), objective.steps),
-        objective,
-        (shape.in_channels, height, width),
-    )
+    wrapped = DiffusersUNet(network.eval(), objective.steps)
+    return wrapped, objective, (shape.in_channels, height, width)
 
 
-def _objective(name: str, settings: Any) -> DDPM:
-    """What a scheduler's configuration says that the network was trained for."""
-    known = settings.beta_schedule in _SCHEDULES and settings.prediction_type in _TARGETS
-    plain = not settings.get("rescale_betas_zero_snr") and settings.get("trained_betas") is None
-    if not (known and plain):
+def _part(source: Any) -> Any:
+    return None if isinstance(source, str | Path) else getattr(source, "scheduler", None)
+
+
+def _read_network(source: str | Path) -> Any:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    folder = Path(source)
+    inside = "unet" if not folder.is_dir() or (folder / "unet").is_dir() else ""
+    if folder.is_dir() and not (folder / inside / "config.json").is_file():
         raise ValueError(
-            f"{name} has the noise schedule {settings.beta_schedule} (zero terminal SNR: "
-            f"{settings.get('rescale_betas_zero_snr')}, betas of its own: "
-            f"{settings.get('trained_betas') is not None}) and predicts "
-            f"{settings.prediction_type}; known are {', '.join(_SCHEDULES)} without either, and "
-            f"{', '.join(_TARGETS)}"
+            f"{source} is no folder of diffusers: it has neither unet/config.json nor config.json"
+        )
+    with torch.random.fork_rng():  # weights that are then replaced come from the global generator
+        try:
+            return UNet2DModel.from_pretrained(source, subfolder=inside, use_safetensors=True)
+        except OSError as error:
+            raise ValueError(f"{source} cannot be read: {error}") from error
+
+
+def _read_schedule(name: str, folder: str | Path | None, scheduler: Any) -> Mapping[str, Any]:
+    """Return the settings of a scheduler: of one that is given, else of a pipeline's folder."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    if scheduler is not None and not isinstance(scheduler, str | Path):
+        return scheduler.config
+    if scheduler is not None:
+        folder, inside = scheduler, ""
+    else:
+        inside = "scheduler"
+    if folder is None or (Path(folder).is_dir() and not (Path(folder) / inside).is_dir()):
+        raise ValueError(
+            f"{name} is a U-Net without the noise schedule it was trained on: pass scheduler=, a "
+            "DDPMScheduler or the folder of one (in the shell, put it beside the U-Net: a folder "
+            "with unet/ and scheduler/)"
+        )
+    settings: Any = DDPMScheduler.load_config(folder, subfolder=inside)
+    return settings
+
+
+def _objective(name: str, settings: Mapping[str, Any]) -> DDPM:
+    schedule, target = settings.get("beta_schedule"), settings.get("prediction_type", "epsilon")
+    betas = settings.get("trained_betas")
+    zero = settings.get("rescale_betas_zero_snr", False)
+    if (betas is None and schedule not in _SCHEDULES) or zero or target not in _TARGETS:
+        raise ValueError(
+            f"{name} has the noise schedule {schedule} (zero terminal SNR: {zero}) and predicts "
+            f"{target}; known are {', '.join(_SCHEDULES)} without it, and {', '.join(_TARGETS)}"
         )
     return DDPM(
-        schedule=_SCHEDULES[settings.beta_schedule],  # pyright: ignore[reportArgumentType]
-        steps=settings.num_train_timesteps,
-        beta_range=(settings.beta_start, settings.beta_end),
-        target=_TARGETS[settings.prediction_type],  # pyright: ignore[reportArgumentType]
+        schedule=_SCHEDULES.get(str(schedule), "linear"),  # pyright: ignore[reportArgumentType]
+        steps=settings["num_train_timesteps"] if betas is None else len(betas),
+        beta_range=(settings["beta_start"], settings["beta_end"]),
+        target=_TARGETS[target],  # pyright: ignore[reportArgumentType]
+        betas=None if betas is None else tuple(float(beta) for beta in betas),
     )

@@ -144,6 +144,7 @@ class DDPM(Parametrisation):
             (Nichol and Dhariwal 2021).
         steps: T.
         beta_range: First and last beta of the linear schedules.
+        betas: All T of them, instead of a schedule.
         target: What F predicts: the 'noise' n as above, the 'image' u0, or the 'velocity'
             sqrt(a) n - sqrt(1 - a) u0.
 
@@ -156,6 +157,7 @@ class DDPM(Parametrisation):
     steps: int = 1000
     beta_range: tuple[float, float] = (1e-4, 0.02)
     target: Literal["noise", "image", "velocity"] = "noise"
+    betas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("schedule", "target"):
@@ -165,12 +167,18 @@ class DDPM(Parametrisation):
                     f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}"
                 )
         check_counts("steps", self.steps, least=2)
+        if self.betas is not None and (
+            len(self.betas) != self.steps or not all(0 < beta < 1 for beta in self.betas)
+        ):
+            raise ValueError(f"betas must be {self.steps} numbers in (0, 1), one for each step")
         _check_range("beta_range", self.beta_range, most=1)
 
     def levels(self) -> Tensor:
         """Return s_t for t = 0 ... T - 1, increasing, float64."""
         low, high = self.beta_range
-        if self.schedule == "linear":
+        if self.betas is not None:
+            betas = torch.tensor(self.betas, dtype=torch.float64)
+        elif self.schedule == "linear":
             betas = torch.linspace(low, high, self.steps, dtype=torch.float64)
         elif self.schedule == "scaled_linear":
             roots = torch.linspace(low**0.5, high**0.5, self.steps, dtype=torch.float64)

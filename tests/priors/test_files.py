@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tools import identical, pose, randn, seeded
 
+import genprior
 from genprior.operators import Inpainting, masks
 from genprior.pretrained import available, card
 from genprior.priors import VAE, Gaussian, Model, Prior, StationaryGaussian
@@ -85,13 +87,26 @@ def test_foreign_safetensors(tmp_path):
         read_header(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, I am text", b"\x80\x04K\x01."])
+@pytest.mark.parametrize("content", [b"", b"hello, I am text"])
 def test_other_kinds_of_file(tmp_path, content):
-    """Would catch an attempt to unpickle."""
+    """Would catch a traceback where a sentence is due."""
     path = tmp_path / "prior.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"not a whole safetensors file .* fetch it again"):
         Prior.load(path)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "pt", "pkl"])
+@pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, None])
+def test_pickles_are_named_and_never_opened(tmp_path, suffix, how):
+    """Would catch an attempt to unpickle, and advice to fetch such a file again."""
+    path = tmp_path / f"model.{suffix}"
+    if how is None:
+        path.write_bytes(pickle.dumps({"a": 1}))
+    else:
+        torch.save({"a": torch.zeros(1)}, path, **how)
+    with pytest.raises(ValueError, match=r"is a pickle, .* may run any code.* diffusers"):
+        genprior.load(path)
 
 
 def test_missing_file(tmp_path):

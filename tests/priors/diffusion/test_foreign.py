@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from tools import identical
 
 from genprior.cli import main
+from genprior.data import write_image
 from genprior.operators.random import normal
 from genprior.pretrained import load
 from genprior.pretrained.loader import card
@@ -201,9 +203,9 @@ def test_diffusers_come_in_every_form(pipeline, tmp_path):
     expected = Diffusion.from_diffusers(source)
     alone = tmp_path / "alone"
     shutil.copytree(source / "unet", alone)
-    with pytest.raises(ValueError, match=r"without its scheduler.*pass scheduler="):
+    with pytest.raises(ValueError, match=r"without the noise schedule.*pass scheduler="):
         Diffusion.from_diffusers(network)
-    with pytest.raises(ValueError, match=r"put its scheduler_config.json into scheduler/"):
+    with pytest.raises(ValueError, match=r"pass scheduler=, a DDPMScheduler"):
         load(alone)
     with pytest.raises(TypeError, match="UNet2DModel or a pipeline"):
         Diffusion.from_diffusers(torch.nn.Identity())
@@ -230,25 +232,7 @@ def test_shell_takes_a_folder_of_diffusers(pipeline, tmp_path, capsys):
     report = json.loads((tmp_path / "out" / "result.json").read_text())
     assert report["weights_sha256"] == card(source)["sha256"]
     assert main([*words, "--prior", str(tmp_path), "--force"]) == 2
-    assert "folder without a model of diffusers" in capsys.readouterr().err
-
-
-def test_learnt_variances_and_betas(pipeline, tmp_path):
-    """Would catch an output of twice the channels that fails in a walk, and betas of one's own
-    that are read as the usual ones."""
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    with torch.random.fork_rng():
-        network = UNet2DModel(
-            sample_size=8, in_channels=1, out_channels=2, layers_per_block=1, norm_num_groups=4,
-            block_out_channels=(8,), down_block_types=("DownBlock2D",),
-            up_block_types=("UpBlock2D",),
-        )  # fmt: skip
-    prior = Diffusion.from_diffusers(network, scheduler=DDPMScheduler())
-    assert prior.denoise(images(2, 1, 8), 0.4).shape == (2, 1, 8, 8)
-    betas = DDPMScheduler(trained_betas=[0.01, 0.02, 0.03])
-    with pytest.raises(ValueError, match="betas of its own: True"):
-        Diffusion.from_diffusers(network, scheduler=betas)
+    assert "no folder of diffusers" in capsys.readouterr().err
 
 
 def test_weights_that_name_a_network_elsewhere(pipeline, tmp_path):
@@ -264,16 +248,101 @@ def test_weights_that_name_a_network_elsewhere(pipeline, tmp_path):
             Diffusion.load(path)
 
 
-def test_conditional_diffusers_models_are_refused(tmp_path):
-    """Would catch a class-conditional model silently run without its class."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+def unet(**options):
+    from diffusers import UNet2DModel
 
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    sizes = {"layers_per_block": 1, "norm_num_groups": 4, "block_out_channels": (8,)}
+    given = {"sample_size": 8, "in_channels": 1, "out_channels": 1, **sizes, **blocks, **options}
     with torch.random.fork_rng():
-        network = UNet2DModel(
-            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
-            block_out_channels=(8,), down_block_types=("DownBlock2D",),
-            up_block_types=("UpBlock2D",), num_class_embeds=10,
-        )  # fmt: skip
-    DDPMPipeline(network, DDPMScheduler()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="conditional on a class"):
+        torch.manual_seed(0)
+        return UNet2DModel(**given)
+
+
+def test_models_of_which_a_part_or_an_object_is_given(tmp_path):
+    """Would catch objects that are refused, or changed, and a U-Net's folder without a hint."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    network, scheduler = unet().train(), DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    x = images(2, 1, 8)
+    whole = Diffusion.from_diffusers(DDPMPipeline(network, scheduler))
+    parts = Diffusion.from_diffusers(network, scheduler=scheduler)
+    network.save_pretrained(tmp_path / "alone")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    files = Diffusion.from_diffusers(tmp_path / "alone", scheduler=tmp_path / "scheduler")
+    assert network.training
+    assert parts.network.network is not network
+    for prior in (whole, parts, files):
+        assert prior.training_objective.schedule == "cosine"
+        assert torch.allclose(prior.denoise(x, 0.4), whole.denoise(x, 0.4), atol=1e-6)
+    for alone in (network, tmp_path / "alone"):
+        with pytest.raises(ValueError, match=r"without the noise schedule .* pass scheduler="):
+            Diffusion.from_diffusers(alone)
+    with pytest.raises(ValueError, match=r"neither unet/config.json nor config.json"):
         Diffusion.from_diffusers(tmp_path)
+    with pytest.raises(ValueError, match="has no UNet2DModel"):
+        Diffusion.from_diffusers(torch.nn.Identity(), scheduler=scheduler)
+
+
+def test_learned_variance_is_left_out():
+    """Would catch six channels taken for an image of three, which fails at the first step."""
+    from diffusers import DDPMScheduler
+
+    network = unet(out_channels=2)
+    scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    prior = Diffusion.from_diffusers(network, scheduler=scheduler)
+    noisy, t = images(2, 1, 8), 300
+    kept = scheduler.alphas_cumprod[t]
+    output = network.eval()(noisy, t).sample
+    clean = scheduler.step(output, t, noisy, generator=torch.Generator()).pred_original_sample
+    x, sigma = noisy / kept.sqrt() / 2 + 0.5, ((1 - kept) / kept).sqrt().item() / 2
+    assert (prior.denoise(x, sigma) - (clean + 1) / 2).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="makes 3 channels of 1"):
+        Diffusion.from_diffusers(unet(out_channels=3), scheduler=scheduler)
+
+
+def test_trained_betas_are_those_of_the_model(tmp_path):
+    """Would catch a schedule of one's own replaced by the linear one, in silence."""
+    from diffusers import DDPMScheduler
+
+    betas = np.linspace(0.002, 0.03, 50)
+    scheduler = DDPMScheduler(50, trained_betas=betas.tolist(), clip_sample=False)
+    prior = Diffusion.from_diffusers(unet(), scheduler=scheduler)
+    kept = scheduler.alphas_cumprod.double()
+    assert torch.allclose(prior.training_objective.levels(), (1 / kept - 1).sqrt(), rtol=1e-4)
+    prior.save(tmp_path / "prior.safetensors")
+    assert Diffusion.load(tmp_path / "prior.safetensors").config == prior.config
+
+
+def test_schedulers_of_other_noise_are_refused():
+    """Would catch a variance-exploding or flow-matching model read as one of linear betas."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
+
+    for scheduler in (ScoreSdeVeScheduler(), FlowMatchEulerDiscreteScheduler()):
+        with pytest.raises(ValueError, match="known are linear"):
+            Diffusion.from_diffusers(unet(), scheduler=scheduler)
+
+
+def test_a_folder_serves_where_a_prior_is_named(tmp_path, monkeypatch, capsys):
+    """Would catch the shell sending a pipeline's folder away."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    DDPMPipeline(unet(), DDPMScheduler()).save_pretrained(tmp_path / "pipeline")
+    gaussian(8).save(tmp_path / "prior.safetensors")
+    monkeypatch.chdir(tmp_path)
+    write_image("photo.png", gaussian(8).sample(1, generator=torch.Generator())[0].clamp(0, 1))
+    words = ["restore", "photo.png", "--task", "denoise", "--sigma", "0.1", "--samples", "1"]
+    assert main([*words, "--prior", "pipeline", "--steps", "2", "--out", "a"]) == 0
+    assert len(json.loads(Path("a/result.json").read_text())["weights_sha256"]) == 64
+    assert main([*words, "--prior", ".", "--out", "b"]) == 0  # as training leaves a folder
+    Path("empty").mkdir()
+    assert main([*words, "--prior", "empty", "--out", "c"]) == 2
+    assert "--prior empty is no folder of diffusers" in capsys.readouterr().err
+
+
+def test_conditional_diffusers_models_are_refused():
+    """Would catch a class-conditional model silently run without its class."""
+    from diffusers import DDPMScheduler
+
+    with pytest.raises(ValueError, match="conditional on a class"):
+        Diffusion.from_diffusers(unet(num_class_embeds=10), scheduler=DDPMScheduler())
