@@ -6,8 +6,8 @@ import math
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +85,17 @@ class ArrayImages(Images):
 class FileImages(Images):
     """Images decoded when asked for, and kept while they fit in `MEMORY`."""
 
-    def __init__(self, files: Sequence[_Fitted], *, shape: Shape = (None, None, None)) -> None:
+    def __init__(
+        self,
+        files: Sequence[File],
+        read: Callable[[File], np.ndarray],
+        *,
+        shape: Shape = (None, None, None),
+    ) -> None:
+        """Keep `files`; `read` makes (C, H, W) uint8, uint16 or float32 of one."""
         self.image_shape = shape
         self.names = [file.name for file in files]
-        self._files = files
+        self._files, self._read = files, read
         self._kept: dict[int, np.ndarray] = {}
         self._room = MEMORY
 
@@ -96,7 +103,7 @@ class FileImages(Images):
         index = range(len(self))[index]
         image = self._kept.get(index)
         if image is None:
-            image = self._files[index].read()
+            image = self._read(self._files[index])
             if image.nbytes <= self._room:
                 self._kept[index] = image
                 self._room -= image.nbytes
@@ -136,7 +143,6 @@ def images(
         ValueError: There are no images; one is unreadable or too small (it is named); some are
             grey and some in colour, and `channels` does not say what to make of them.
     """
-    remarks = _Remarks()
     fit = _Fit((size, size) if isinstance(size, int) else size, channels, upscale, value_range)
     found = open_source(source, split)
     if isinstance(found, np.ndarray):
@@ -147,30 +153,30 @@ def images(
                 "float32: save it as uint8, uint16 or float32 .npy, which is read bit by bit"
             )
         array, notes = in_unit(found, str(source), value_range)
-        remarks.add(str(source), notes)
-        remarks.say()
+        fit.remarks.add(str(source), notes)
+        fit.remarks.say()
         return ArrayImages(_fit_array(array, fit, str(source)))
     if not skip_bad and (refused := [file.refused for file in found if file.refused]):
         raise ValueError(
             f"{len(refused)} files that look like images are not read, the first: {refused[0]}; "
             "skip_bad=True (--skip-bad) leaves them out and names them"
         )
-    files = [_Fitted(file, fit, remarks) for file in found]
+    files = found
     at_once = fit.size is not None and len(files) * 3 * math.prod(fit.size) <= MEMORY
     skipped: list[str] = []
     if at_once or skip_bad:
-        files, arrays, skipped = _read_all(files, skip_bad=skip_bad, keep=at_once)
+        files, arrays, skipped = _read_all(files, fit, skip_bad=skip_bad, keep=at_once)
     if at_once:
         data = ArrayImages(_stacked(arrays), names=[file.name for file in files])
     else:
         height, width = fit.size or (None, None)
-        data = FileImages(files, shape=(channels, height, width))
+        data = FileImages(files, fit.read, shape=(channels, height, width))
     if not len(data):
         raise ValueError(f"{source} has no image that can be read; the first: {skipped[0]}")
     if skipped:
         listed = "\n  ".join(skipped)
         warnings.warn(f"{len(skipped)} images left out:\n  {listed}", stacklevel=2)
-    remarks.say()
+    fit.remarks.say()
     data.skipped = skipped
     return data
 
@@ -192,50 +198,6 @@ def from_array(array: np.ndarray, *, size: int | tuple[int, int] | None = None) 
     if size is not None:
         image = resized(image, (size, size) if isinstance(size, int) else size)
     return to_float(image)[None]
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """How every image of a data set is brought to one shape."""
-
-    size: tuple[int, int] | None
-    channels: int | None
-    upscale: bool
-    value_range: Range = None
-
-    def __post_init__(self) -> None:
-        refuse_outside(vars(self))
-
-    def __call__(self, array: np.ndarray, name: str) -> np.ndarray:
-        """Fit (..., C, H, W)."""
-        if self.channels is not None:
-            array = with_channels(array, self.channels, name)
-        if self.size is None or array.shape[-2:] == self.size:
-            return array
-        height, width = array.shape[-2:]
-        if (height < self.size[0] or width < self.size[1]) and not self.upscale:
-            raise ValueError(
-                f"{name} has {height}x{width} pixels (height x width), fewer than the asked "
-                f"{self.size[0]}x{self.size[1]}; upscale=True (--upscale) enlarges it"
-            )
-        return resized(array, self.size)
-
-
-def resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crop the middle of (..., H, W) to the aspect ratio of `size`, then resize, antialiased."""
-    height, width = array.shape[-2:]
-    scale = min(height / size[0], width / size[1])
-    crop = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
-    array = array[..., top : top + crop[0], left : left + crop[1]]
-    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    pixels = torch.nn.functional.interpolate(
-        pixels.reshape(-1, 1, *crop), size, mode="bicubic", antialias=True
-    )
-    values = pixels.reshape(*array.shape[:-2], *size).numpy()
-    if array.dtype == np.float32:
-        return values.clip(0, 1)  # bicubic overshoots at edges
-    return np.rint(values).clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
 
 
 class _Remarks:
@@ -260,22 +222,55 @@ class _Remarks:
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A file that is read, brought to [0, 1] and fitted when asked for."""
+class _Fit:
+    """How every image of a data set is read and brought to one shape."""
 
-    file: File
-    fit: _Fit
-    remarks: _Remarks
+    size: tuple[int, int] | None
+    channels: int | None
+    upscale: bool
+    value_range: Range
+    remarks: _Remarks = field(default_factory=_Remarks)
 
-    @property
-    def name(self) -> str:
-        return self.file.name
+    def __post_init__(self) -> None:
+        refuse_outside({"size": self.size, "channels": self.channels})
 
-    def read(self) -> np.ndarray:
-        picture = self.file.read()
-        values, notes = in_unit(picture.values, self.name, self.fit.value_range)
-        self.remarks.add(self.name, picture.notes + notes)
-        return self.fit(values, self.name)
+    def __call__(self, array: np.ndarray, name: str) -> np.ndarray:
+        """Fit (..., C, H, W)."""
+        if self.channels is not None:
+            array = with_channels(array, self.channels, name)
+        if self.size is None or array.shape[-2:] == self.size:
+            return array
+        height, width = array.shape[-2:]
+        if (height < self.size[0] or width < self.size[1]) and not self.upscale:
+            raise ValueError(
+                f"{name} has {height}x{width} pixels (height x width), fewer than the asked "
+                f"{self.size[0]}x{self.size[1]}; upscale=True (--upscale) enlarges it"
+            )
+        return resized(array, self.size)
+
+    def read(self, file: File) -> np.ndarray:
+        """Decode a file, bring it to [0, 1] and fit it."""
+        picture = file.read()
+        values, notes = in_unit(picture.values, file.name, self.value_range)
+        self.remarks.add(file.name, picture.notes + notes)
+        return self(values, file.name)
+
+
+def resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Crop the middle of (..., H, W) to the aspect ratio of `size`, then resize, antialiased."""
+    height, width = array.shape[-2:]
+    scale = min(height / size[0], width / size[1])
+    crop = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    array = array[..., top : top + crop[0], left : left + crop[1]]
+    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    pixels = torch.nn.functional.interpolate(
+        pixels.reshape(-1, 1, *crop), size, mode="bicubic", antialias=True
+    )
+    values = pixels.reshape(*array.shape[:-2], *size).numpy()
+    if array.dtype == np.float32:
+        return values.clip(0, 1)  # bicubic overshoots at edges
+    return np.rint(values).clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
 
 
 def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
@@ -286,13 +281,13 @@ def _fit_array(array: np.ndarray, fit: _Fit, name: str) -> np.ndarray:
 
 
 def _read_all(
-    files: list[_Fitted], *, skip_bad: bool, keep: bool
-) -> tuple[list[_Fitted], list[np.ndarray], list[str]]:
+    files: list[File], fit: _Fit, *, skip_bad: bool, keep: bool
+) -> tuple[list[File], list[np.ndarray], list[str]]:
     """Decode everything once: the good files, their images if they are to be kept, the bad."""
     good, arrays, skipped = [], [], []
     for file in files:
         try:
-            array = file.read()
+            array = fit.read(file)
         except (ValueError, OSError) as error:
             if not skip_bad:
                 raise

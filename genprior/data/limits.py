@@ -46,6 +46,6 @@ def refuse_outside(values: Mapping[str, Any], *, said: Callable[[str], str] = st
                 continue
             if not math.isfinite(number):
                 raise ValueError(f"{said(name)} must be finite, not {number}")
-            if not low <= number <= high:
+            if not low <= float(number) <= high:
                 bound = f"least {low}" if number < low else f"most {high}"
                 raise ValueError(f"{said(name)} must be at {bound}, not {number}")
