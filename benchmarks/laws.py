@@ -19,7 +19,8 @@ Sigma "each": three images in one batch have .005, .05 and .5. "apart" is how fa
 are from those of each image alone with its own sigma, in posterior standard deviations, at most:
 at 0 the laws are those of the other rows. "converged" counts them, of three.
 
-Rows that the CSV has are kept and not made again. No default was chosen on these seeds (5000 and
+`--table` prints the table of docs/results/solvers.md from the CSV and measures nothing. Rows that
+the CSV has are kept and not made again. No default was chosen on these seeds (5000 and
 5001); choices were made on 100 to 103.
 """
 
@@ -178,11 +179,15 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--sigmas", nargs="+", default=["0.005", "0.05", "0.5", "each"])
     parser.add_argument("--seed", type=int, default=5000)
+    parser.add_argument("--table", action="store_true", help="print the table of the CSV")
     args = parser.parse_args()
     table: list[Row] = []
     if args.out is not None and args.out.exists():
         with args.out.open(newline="") as file:
             table.extend(csv.DictReader(file))
+    if args.table:
+        print(markdown(table))
+        return
     known = {tuple(str(row[name]) for name in CASE) for row in table}
     for row in rows(args, known):
         written = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}
@@ -190,6 +195,29 @@ def main() -> None:
         print(" | ".join(str(written.get(name, "")) for name in FIELDS), flush=True)
         if args.out is not None:
             write(args.out, table)
+
+
+def markdown(table: list[Row]) -> str:
+    """Typical (median) and worst mean error and variance of each solver on each operator."""
+    kinds = list(operators(4))
+    lines = [f"| solver | {' | '.join(kinds)} |", "|" + "---|" * (len(kinds) + 1)]
+    for name in CHOSEN:
+        cells = []
+        for kind in kinds:
+            mine = [row for row in table if (row["solver"], row["operator"]) == (name, kind)]
+            error, variance = (
+                torch.tensor([float(str(row[f])) for row in mine if row.get(f)])
+                for f in ("mean error", "variance")
+            )
+            cell = "refused" if any(row.get("refused") for row in mine) else "-"
+            if len(error):
+                cell = f"{error.median():.2f} / {error.max():.2f}"
+            if len(variance):
+                worst = variance[variance.log().abs().argmax()]
+                cell += f", {variance.median():.2f} / {worst:.2f}"
+            cells.append(cell)
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def write(path: Path, table: list[Row]) -> None:

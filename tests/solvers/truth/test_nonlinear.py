@@ -1,12 +1,23 @@
 """Nonlinear operators: DAPS's draw against quadrature, the default against inverting by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tools import seeded
 
 from genprior import solve
 from genprior.metrics import psnr
-from genprior.operators import Blur, GaussianNoise, Operator, PoissonNoise, Problem, kernels
+from genprior.operators import (
+    Blur,
+    Compose,
+    GaussianNoise,
+    Inpainting,
+    Operator,
+    PoissonNoise,
+    Problem,
+    kernels,
+)
 from genprior.priors import Gaussian
 from genprior.solve import default_solver
 from genprior.solvers import DAPS
@@ -133,3 +144,76 @@ def test_default_is_no_worse_than_inverting_by_hand(name):
     by_hand = inverse(problem.y.clamp(0, 0.8 if name == "camera" else 1))
     assert result.converged.all()
     assert psnr(result.mean, x).mean() > psnr(by_hand, x).mean()
+
+
+TRIO = (1, 1, 3)
+NEAR = torch.cdist(torch.arange(3.0)[:, None], torch.arange(3.0)[:, None]).double()
+THREE = Gaussian.from_covariance(torch.full(TRIO, 0.45).double(), 0.15**2 * torch.exp(-NEAR / 2))
+MIXED = Blur(torch.tensor([[0.2, 0.6, 0.2]]).double(), TRIO)
+ENDS = Inpainting(torch.tensor([True, False, True]).reshape(TRIO))
+
+
+def curved(name):
+    return Response(RESPONSES[name][0], TRIO)
+
+
+COMPOSED = {
+    "gamma of a blur": (Compose(curved("gamma"), MIXED), GaussianNoise(0.02)),
+    "clip on a mask": (Compose(ENDS, curved("clipped")), GaussianNoise(0.05)),
+    "camera, blur, mask": (Compose(ENDS, Compose(curved("camera"), MIXED)), GaussianNoise(0.05)),
+    "counts of a blur": (MIXED, PoissonNoise(30.0)),
+}
+
+
+def by_refined_quadrature(problem, prior):
+    """Mean and std of p(x | y) for three pixels, on grids drawn ever closer about it."""
+    mean, std = torch.full((3,), 0.45).double(), torch.full((3,), 0.15).double()
+    for _ in range(3):
+        lines = [
+            torch.linspace(float(m - 5 * s), float(m + 5 * s), 33).double()
+            for m, s in zip(mean, std, strict=True)
+        ]
+        x = torch.cartesian_prod(*lines).reshape(-1, *TRIO)
+        rows = problem.take(torch.zeros(len(x), dtype=torch.int64))
+        weights = torch.softmax(prior.log_prob(x) + rows.log_likelihood(x), 0)
+        mean = weights @ x.flatten(1)
+        std = (weights @ (x.flatten(1) - mean) ** 2).sqrt()
+    return mean, std
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_the_default_has_the_posterior_s_mean_through_two_operators(name):
+    """Catches a Jacobian of one part alone, and counts or clips that are seen through a mask or a
+    blur as if there were none: means within .3 standard deviations, variances
+    within a factor of 2 (a clip near y cuts the posterior in two; all 100 steps come closer)."""
+    operator, noise = COMPOSED[name]
+    x = THREE.sample(1, generator=seeded(10)).clamp(min=0.02)
+    problem = Problem.simulate(x, operator, noise, generator=seeded(20))
+    mean, std = by_refined_quadrature(problem, THREE)
+    solver = replace(default_solver(problem, THREE, num_samples=200), steps=25)  # of 100
+    result = solver(problem, THREE, num_samples=200, generator=seeded(3))
+    assert result.converged.all()
+    error = (result.mean.flatten() - mean) / std
+    assert float(error.abs().max()) < 0.3, error
+    ratio = result.samples[0].flatten(1).var(0) / std**2
+    assert float(ratio.log().abs().max()) < 0.69, ratio
+
+
+@pytest.mark.parametrize("name", ["gamma", "square"])
+def test_without_noise_seen_pixels_are_inverted_and_others_follow(name):
+    """Catches sigma 0 that is divided by, or that stops a walk far above it: seen pixels are the
+    inverse of y, and the one between has the law of a Gaussian given these."""
+    x = THREE.sample(1, generator=seeded(10)).clamp(min=0.1)
+    problem = Problem.simulate(x, Compose(ENDS, curved(name)), GaussianNoise(0.0))
+    solver = replace(default_solver(problem, THREE, num_samples=100), steps=25)
+    result = solver(problem, THREE, num_samples=100, generator=seeded(3))
+    assert result.converged.all()
+    seen = x.flatten()[[0, 2]]
+    found = result.samples[0].flatten(1)
+    assert float((found[:, [0, 2]] - seen).abs().max()) < 1e-3
+    covariance = 0.15**2 * torch.exp(-NEAR / 2)
+    gain = torch.linalg.solve(covariance[[0, 2]][:, [0, 2]], covariance[[0, 2], 1])
+    variance = covariance[1, 1] - gain @ covariance[[0, 2], 1]
+    mean = 0.45 + gain @ (seen - 0.45)
+    assert float((found[:, 1].mean() - mean).abs() / variance.sqrt()) < 0.3
+    assert 0.7 < float(found[:, 1].var() / variance) < 1.4
