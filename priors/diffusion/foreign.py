@@ -121,7 +121,7 @@ def _deepinv_class(name: str) -> type[Denoiser] | None:
     """A class of deepinv.models by its name; None for what is none."""
     import deepinv
 
-    kind = getattr(deepinv.models, name, None)
+    kind: Any = getattr(deepinv.models, name, None)
     return kind if inspect.isclass(kind) and issubclass(kind, nn.Module) else None
 
 
@@ -195,10 +195,10 @@ def read_diffusers(source: Any, scheduler: Any = None) -> tuple[DiffusersUNet, D
     named = isinstance(source, str | Path)
     name = str(source) if named else type(source).__name__
     network = _read_network(source) if named else copy.deepcopy(getattr(source, "unet", source))
-    settings = _read_schedule(name, source if named else None, scheduler or _part(source))
     shape: Any = getattr(network, "config", None)
     if type(network).__name__ != "UNet2DModel":
         raise ValueError(f"{name} has no UNet2DModel: only unconditional models of pixels serve")
+    settings = _read_schedule(name, source if named else None, scheduler or _part(source))
     if shape.num_class_embeds or shape.class_embed_type:
         raise ValueError(f"{name} is conditional on a class: only unconditional models serve")
     if shape.out_channels not in (shape.in_channels, 2 * shape.in_channels):
