@@ -209,19 +209,27 @@ def _try(copy: Path, tests: list[str], seconds: dict[str, float]) -> int:
     killer = copy / KILLER
 
     rank = {test: i for i, test in enumerate(tests)}
+    functions = {test.split("[")[0] for test in tests}
+
+    def wanted(item: pytest.Item) -> bool:
+        # a mutant may have changed a name in brackets, which tells a setting
+        renamed = item.nodeid not in seconds and item.nodeid.split("[")[0] in functions
+        return renamed or item.nodeid in rank
 
     class Plugin:
         def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            items[:] = filter(wanted, items)
             items.sort(key=lambda item: rank.get(item.nodeid, len(rank)))
 
         def pytest_runtest_setup(self, item: pytest.Item) -> None:
             killer.write_text(item.nodeid)
-            signal.alarm(int(20 + SLOW * seconds[item.nodeid]))
+            signal.alarm(int(20 + SLOW * seconds.get(item.nodeid, 1.0)))
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     left_out = ("cacheprovider", "warnings", "hypothesispytest", "xdist")
     without = [word for name in left_out for word in ("-p", f"no:{name}")]
-    return int(pytest.main([*tests, "-q", "-x", *without], plugins=[Plugin()]))
+    files = dict.fromkeys(test.split("::")[0] for test in tests)
+    return int(pytest.main([*files, "-q", "-x", *without], plugins=[Plugin()]))
 
 
 @dataclass
@@ -242,7 +250,8 @@ class Attempt:
     def end(self, status: int) -> dict[str, str]:
         (self.copy / self.row["file"]).write_text(self.original)
         code = os.waitstatus_to_exitcode(status)
-        fate = {0: "survived", -signal.SIGALRM: "noticed: too slow"}.get(code, "noticed")
+        known = {0: "survived", 5: "survived", -signal.SIGALRM: "noticed: too slow"}
+        fate = known.get(code, "noticed")
         took = f"{time.perf_counter() - self.begin:.1f}"
         return {**self.row, "fate": fate, "seconds": took, "reason": ""}
 
