@@ -91,7 +91,7 @@ def plateau(x):
 
 def barely(x):
     """Falls by 1.2 ten-thousandths of what the slope at 0 promises."""
-    return 0.5 * (-x[0] + 2 * (1 - 1.2e-4) * x[0] ** 2)
+    return 0.5 * (-x[0] + 4 * (1 - 1.2e-4) * x[0] ** 3)
 
 
 def early(x):
