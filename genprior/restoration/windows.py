@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ Window = tuple[slice, slice]
 
 MARGIN = 1 / 3
 """Of the network's reach, on each side of a hole. What lies farther changes the network's output
-by at most 2 % of its error (photos-diffusion on two of Kodak's photos, sigma .03 to 1)."""
+by at most 2 % of its error (photos-diffusion on two of Kodak's photos, sigma .03 to 1). Inside a
+thick hole that adds up over a walk, so there the margin is the hole's thickness, up to the reach:
+in a hole of 150x80 the mean of two samples gained 2.7 dB on a smooth image and 1.9 on a photo."""
 
 WORTH = 0.75
 """Share of the photo from which on windows save too little."""
@@ -40,9 +43,7 @@ def windows_round_holes(mask: Tensor, prior: Prior) -> list[Window] | None:
         return None
     height, width = mask.shape[2:]
     missing = torch.nn.functional.pad((~mask).float(), (0, -width % cell, 0, -height % cell))
-    margin = math.ceil(MARGIN * reach / cell)
-    cells = torch.nn.functional.max_pool2d(missing, cell)
-    cells = torch.nn.functional.max_pool2d(cells, 2 * margin + 1, 1, margin)[0, 0].numpy() > 0
+    cells = _with_margins(torch.nn.functional.max_pool2d(missing, cell), reach / cell)
     while True:
         boxes = [region.bbox for region in regionprops(label(cells))]
         filled = cells.copy()
@@ -60,6 +61,18 @@ def windows_round_holes(mask: Tensor, prior: Prior) -> list[Window] | None:
         )
         for top, left, bottom, right in boxes
     ]
+
+
+def _with_margins(hole: Tensor, reach: float) -> np.ndarray:
+    """Add to holes (1, 1, h, w) what is to be solved with them; all in cells."""
+    pool = torch.nn.functional.max_pool2d
+    cells, depth = torch.zeros_like(hole), 0
+    while bool(hole.any()) and depth < max(hole.shape):
+        # what is left of the hole lies `depth` inside it, so it is more than twice that thick
+        margin = depth + math.ceil(min(reach, max(MARGIN * reach, 2 * depth + 1)))
+        cells = torch.maximum(cells, pool(hole, 2 * margin + 1, 1, margin))
+        hole, depth = -pool(-hole, 3, 1, 1), depth + 1
+    return cells[0, 0].numpy() > 0
 
 
 def solve_windows(

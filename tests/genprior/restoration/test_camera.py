@@ -308,6 +308,21 @@ def test_windows_hold_the_holes_and_what_they_depend_on():
     assert windows_round_holes(mask, smooth_gaussian()) is None
 
 
+def test_a_thick_hole_is_seen_with_more_around_it():
+    """Would catch a hole as thick as the network's reach, solved with a rim of a third of it."""
+    prior = Diffusion(tiny_network(), (3, None, None))
+    reach, cell = prior.network.reach, prior.network.multiple
+    mask = torch.ones(1, 1, 40 * reach, 40 * reach, dtype=torch.bool)
+    middle = 20 * reach
+    for thick, margin in ((1, reach / 3), (2 * reach, reach)):
+        mask[..., middle : middle + thick, middle - 2 * reach : middle + 2 * reach] = False
+        windows = windows_round_holes(mask, prior)
+        assert windows is not None
+        ((rows, _),) = windows
+        assert middle - rows.start >= margin
+        assert middle - rows.start <= margin + 2 * cell
+
+
 def test_a_window_is_a_cropped_photo(photo_place):
     """Would catch a window pasted at the wrong place, solved with another mask or noise, or a
     residual diluted by all that was never touched."""
