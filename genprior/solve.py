@@ -91,6 +91,8 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise TypeError(f"solve takes a Problem first, not {type(problem).__name__}")
+    if isinstance(solver, type):
+        raise TypeError(f"solver={solver.__name__} is a class: write {solver.__name__}()")
     if not isinstance(prior, Prior):
         raise TypeError(
             f"solve takes a Prior second, not {type(prior).__name__}; genprior.load gives one"

@@ -12,6 +12,9 @@ from torch import Tensor
 from genprior.operators.files.picture import read_grey
 from genprior.operators.random import normal
 
+LARGEST = 256
+"""Pixels: the longest size that a kernel may be asked for."""
+
 
 def gaussian(std: float) -> Tensor:
     """A Gaussian of standard deviation `std` in pixels, cut at four of them."""
@@ -104,5 +107,8 @@ def _normalised(kernel: Tensor) -> Tensor:
 
 
 def _positive(name: str, value: float) -> None:
+    """Refuse what no blur has; a kernel far larger than any image would take all memory."""
     if not value > 0 or not math.isfinite(value):
         raise ValueError(f"{name} must be finite and > 0, not {value!r}")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST} pixels, not {value!r}")

@@ -121,8 +121,10 @@ def strokes(
     """
     height, columns = _shape(shape)
     width = min(height, columns) / 10 if width is None else width
-    if number < 1 or not width > 0:
-        raise ValueError(f"number and width must be positive, not {number!r} and {width!r}")
+    if not 1 <= number <= 10_000 or not width > 0:
+        raise ValueError(
+            f"number must be 1 to 10000 and width positive, not {number!r} and {width!r}"
+        )
     drawn = uniform((count or 1, number, 7), generator, dtype=torch.float64)
     # Each stroke: a start, a heading, a length and three turns of its four equal pieces.
     size = torch.tensor([height, columns], dtype=torch.float64)

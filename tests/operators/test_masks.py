@@ -138,12 +138,13 @@ def test_bad_masks_are_refused(tmp_path):
         lambda: masks.half((4, 4), missing="middle"),
         lambda: masks.stripes((4, 4), measured=0),
         lambda: masks.strokes((4, 4), number=0),
+        lambda: masks.strokes((4, 4), number=10**9, generator=seeded()),
         lambda: masks.strokes((4, 4), width=40, generator=seeded()),
         lambda: masks.half((4, 4, 4)),
     ],
 )
 def test_masks_that_cannot_be_are_refused(build):
-    """Catches a mask that measures nothing or was not asked for."""
+    """Catches a mask that measures nothing, takes all memory or was not asked for."""
     with pytest.raises(ValueError, match=r"\w"):
         build()
 
@@ -244,9 +245,13 @@ def test_kernels_from_files(tmp_path):
         lambda: kernels.motion(5),
         lambda: kernels.motion(5, 3, generator=seeded()),
         lambda: kernels.motion(float("nan"), 3),
+        lambda: kernels.gaussian(1e9),
+        lambda: kernels.disk(1e5),
+        lambda: kernels.uniform(10**9),
+        lambda: kernels.motion(1e9, 3),
     ],
 )
 def test_kernels_that_cannot_be_are_refused(build):
-    """Catches a kernel of NaN, and a generator that would be ignored."""
+    """Catches a kernel of NaN, one that takes all memory, and a generator that is ignored."""
     with pytest.raises(ValueError, match=r"\w"):
         build()

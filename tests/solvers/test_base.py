@@ -380,5 +380,7 @@ def test_solve_takes_a_solver_by_its_name():
     assert found.solver.startswith("MMPS(steps=20")
     with pytest.raises(ValueError, match=r"unknown solver 'MMSP'\. There is MMPS"):
         genprior.solve(asked, prior, solver="MMSP")
+    with pytest.raises(TypeError, match=r"is a class: write MMPS\(\)"):
+        genprior.solve(asked, prior, solver=MMPS)
     with pytest.raises(TypeError, match="for a seed write"):
         genprior.solve(asked, prior, generator=0)
