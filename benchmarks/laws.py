@@ -184,7 +184,7 @@ def main() -> None:
     table: list[Row] = []
     if args.out is not None and args.out.exists():
         with args.out.open(newline="") as file:
-            table.extend(csv.DictReader(file))
+            table.extend(dict(row) for row in csv.DictReader(file))
     if args.table:
         print(markdown(table))
         return

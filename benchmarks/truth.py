@@ -218,7 +218,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.draw:
         with options.draw.open(newline="") as file:
-            draw(list(csv.DictReader(file)), options.out)
+            draw([dict(row) for row in csv.DictReader(file)], options.out)
         return
     if options.cells is None:
         dimensions = (8, 80, 800) if options.full else (8, 80)

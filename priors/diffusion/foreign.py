@@ -122,7 +122,8 @@ def _deepinv_class(name: str) -> type[Denoiser] | None:
     import deepinv
 
     kind: Any = getattr(deepinv.models, name, None)
-    return kind if inspect.isclass(kind) and issubclass(kind, nn.Module) else None
+    found = inspect.isclass(kind) and issubclass(kind, nn.Module)
+    return kind if found else None  # pyright: ignore[reportReturnType]  # deepinv types it as Any
 
 
 from_deepinv = DeepinvPrior
