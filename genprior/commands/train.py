@@ -15,7 +15,17 @@ from typing import Any
 
 from genprior.commands.run import Run
 from genprior.commands.source import Source
-from genprior.priors import VAE, Autoencoder, Diffusion, HierarchicalVAE, Model, Trainable
+from genprior.priors import (
+    NICE,
+    VAE,
+    Autoencoder,
+    Diffusion,
+    Glow,
+    HierarchicalVAE,
+    Model,
+    RealNVP,
+    Trainable,
+)
 from genprior.training import TrainingOptions
 
 
@@ -93,3 +103,6 @@ train_diffusion = trainer(Diffusion)
 train_vae = trainer(VAE)
 train_hvae = trainer(HierarchicalVAE)
 train_autoencoder = trainer(Autoencoder)
+train_nice = trainer(NICE)
+train_realnvp = trainer(RealNVP)
+train_glow = trainer(Glow)

@@ -10,15 +10,18 @@ from typing import Any
 LIMITS: dict[str, tuple[float, float]] = {
     "accumulate": (1, 10_000), "at_once": (1, 10_000), "batch_size": (1, 1_000_000),
     "channels": (1, 10_000), "checkpoint_every": (1, 100_000_000), "clip": (1e-9, 1e6),
-    "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1), "crop": (1, 16_384),
-    "data_mean": (0, 1), "data_std": (1e-6, 1e6), "devices": (1, 1024),
+    "columns": (1, 10_000), "components": (1, 10_000), "cooldown": (0, 1),
+    "couplings": (1, 1000), "crop": (1, 16_384),
+    "data_mean": (0, 1), "data_std": (1e-6, 1e6), "depth": (1, 1000), "devices": (1, 1024),
     "ema_half_life": (1e-9, 1e8), "factor": (1, 64), "grid": (0, 1024),
     "iterations": (1, 1_000_000),
     "latent_channels": (1, 10_000), "latent_size": (1, 100_000), "learning_rate": (1e-9, 10),
-    "limit": (1, 100_000_000), "nodes": (1, 10_000), "num_samples": (1, 10_000),
+    "levels": (1, 16), "limit": (1, 100_000_000), "margin": (1e-9, 0.49),
+    "nodes": (1, 10_000), "num_samples": (1, 10_000),
     "number": (1, 10_000), "peak": (1e-3, 1e8), "rank": (1, 100_000), "residual": (0, 1),
     "samples": (1, 10_000), "scales": (1, 1024), "seconds": (1e-3, 1e8), "seed": (0, 2**32 - 1),
-    "size": (1, 16_384), "steps": (1, 100_000_000), "warmup": (0, 100_000_000),
+    "size": (1, 16_384), "steps": (1, 100_000_000), "temperature": (1e-3, 2),
+    "warmup": (0, 100_000_000),
     "whole": (0, 100_000), "workers": (0, 1024),
 }  # fmt: skip
 """Least and most of what a number can mean. The most is far above any use: it keeps a slip of the

@@ -13,21 +13,23 @@ from torch import Tensor, nn
 
 from genprior.priors.base import check_counts
 from genprior.priors.flows.coupling import Conditioner
+from genprior.priors.training import check_options, pick
 
 
-def conditioner(kind: str = "convolutional", **options: Any) -> Conditioner:
+def conditioner(config: dict[str, Any], size: Sequence[int]) -> Conditioner:
     """Return what builds the network of a coupling layer: it starts by giving zeros.
 
     Args:
-        kind: convolutional, transformer or perceptron.
-        options: Keywords of its class.
+        config: 'kind' (convolutional, transformer or perceptron) and the options of its class.
+        size: (H, W) of the images.
     Raises:
         ValueError: The kind or an option is unknown, or out of range.
     """
     kinds = {"convolutional": Convolutions, "transformer": Transformer, "perceptron": Perceptron}
-    if kind not in kinds:
-        raise ValueError(f"network kind {kind!r} is unknown: choose one of {', '.join(kinds)}")
-    return lambda inputs, outputs: kinds[kind](inputs, outputs, **options)
+    kind, options = pick("network", config, kinds)
+    check_options("network", options, kind)
+    sized = {} if kind is Convolutions else {"size": size}
+    return lambda inputs, outputs: kind(inputs, outputs, **sized, **options)
 
 
 class Convolutions(nn.Module):
@@ -42,7 +44,7 @@ class Convolutions(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, width: int = 64, blocks: int = 1) -> None:
         super().__init__()
         check_counts("width", width)
-        check_counts("blocks", blocks, least=0)
+        check_counts("blocks", blocks)
         self.first = nn.Conv2d(inputs, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -112,7 +114,9 @@ class Transformer(nn.Module):
         blocks: int = 2,
     ) -> None:
         super().__init__()
-        check_counts("patch, width, blocks", (patch, width, blocks))
+        check_counts("patch", patch)
+        check_counts("width", width)
+        check_counts("blocks", blocks)
         height, breadth = size
         if width % 32 or height % patch or breadth % patch:
             raise ValueError(

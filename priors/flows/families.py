@@ -15,7 +15,6 @@ from genprior.priors.flows.coupling import (
     AffineCoupling,
     Channels,
     Checkerboard,
-    Conditioner,
 )
 from genprior.priors.flows.flow import Flow
 from genprior.priors.flows.layers import ActNorm, ChannelMix, Logit, Scaling
@@ -63,7 +62,7 @@ class NICE(Flow):
         seed: int = 0,
     ) -> None:
         check_counts("couplings", couplings)
-        network = conditioner("perceptron", size=image_shape[1:], hidden=hidden)
+        network = conditioner({"kind": "perceptron", "hidden": hidden}, image_shape[1:])
 
         def build() -> Bijection:
             layers = _to_line(margin)
@@ -99,12 +98,13 @@ class RealNVP(Flow):
         margin: float | None = MARGIN,
         seed: int = 0,
     ) -> None:
-        check_counts("levels, couplings", (levels, couplings))
+        check_counts("levels", levels)
+        check_counts("couplings", couplings)
         self.network = {"kind": "convolutional", **(network or {})}
 
         def scale(i: int, shape: tuple[int, int, int]) -> list[Bijection]:
-            inner = _conditioner(self.network, shape)
-            before = _conditioner(self.network, (shape[0] // 4, 2 * shape[1], 2 * shape[2]))
+            inner = conditioner(self.network, shape[1:])
+            before = conditioner(self.network, (2 * shape[1], 2 * shape[2]))
             layers: list[Bijection] = []
             for j in range(couplings):
                 half = Checkerboard(swapped=j % 2 == 1)
@@ -126,7 +126,7 @@ class Glow(Flow):
     Args:
         image_shape: (C, H, W), both sides multiples of 2^levels.
         levels: Times that the image is squeezed.
-        steps: At each level.
+        depth: Steps at each level.
         network: 'kind' (convolutional or transformer) and its options.
         margin: Of the logit before them; None leaves pixels as they are.
         seed: Of the starting weights.
@@ -139,32 +139,26 @@ class Glow(Flow):
         image_shape: tuple[int, int, int],
         *,
         levels: int = 2,
-        steps: int = 8,
+        depth: int = 8,
         network: dict[str, Any] | None = None,
         margin: float | None = MARGIN,
         seed: int = 0,
     ) -> None:
-        check_counts("levels, steps", (levels, steps))
+        check_counts("levels", levels)
+        check_counts("depth", depth)
         self.network = {"kind": "convolutional", **(network or {})}
         generator = _seeded(seed)
 
         def scale(i: int, shape: tuple[int, int, int]) -> list[Bijection]:
-            network = _conditioner(self.network, shape)
+            network = conditioner(self.network, shape[1:])
             layers: list[Bijection] = [Squeeze()]
-            for _ in range(steps):
+            for _ in range(depth):
                 layers += [ActNorm(shape[0]), ChannelMix(shape[0], generator)]
                 layers.append(AffineCoupling(shape[0], Channels(), network))
             return layers
 
         build = lambda: _multiscale(image_shape, levels, scale, margin)  # noqa: E731
         super().__init__(image_shape, _built(build, seed))
-
-
-def _conditioner(options: dict[str, Any], shape: tuple[int, int, int]) -> Conditioner:
-    """Networks for images of `shape`; only some kinds want to know their size."""
-    if options["kind"] == "convolutional":
-        return conditioner(**options)
-    return conditioner(**options, size=shape[1:])
 
 
 def _multiscale(
@@ -188,7 +182,9 @@ def _multiscale(
         shape = (channels, height, width)
         layers = scale(i, shape)
         if i < levels - 1:
-            layers.append(AffineCoupling(channels, Channels(), conditioner(width=32, blocks=0)))
+            layers.append(
+                AffineCoupling(channels, Channels(), conditioner({"width": 32}, (height, width)))
+            )
         else:
             layers.append(ActNorm(channels))
         chains.append(Chain(layers))

@@ -15,6 +15,7 @@ from genprior.figures import registry
 from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaussian
 from genprior.priors.diffusion.parametrisations import KINDS
 from genprior.priors.diffusion.unet import UNet
+from genprior.priors.flows.conditioners import Convolutions, Transformer
 from genprior.priors.vae.coders import convolutional, perceptron
 from genprior.priors.vae.pixels import BernoulliPixels, GaussianPixels
 from genprior.priors.vae.variational import BoundOptions
@@ -50,6 +51,7 @@ LEGAL_INSIDE = {
     "log_mean": {"-1", "0"},
     "free_bits": {"0"},
     "warm_up": {"0", "1000000000"},
+    "betas": {""},  # none of its own
 }
 """The same inside mappings."""
 
@@ -157,6 +159,10 @@ def nested():
             ("pixels", "", GaussianPixels),
             ("pixels", "kind: bernoulli, ", BernoulliPixels),
             ("bound", "", BoundOptions),
+        ],
+        "train glow": [
+            ("network", "", Convolutions),
+            ("network", "kind: transformer, ", Transformer),
         ],
     }
     for name, mappings in families.items():

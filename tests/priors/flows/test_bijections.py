@@ -25,8 +25,8 @@ PLANE = (1, 1, 2)
 
 
 def network(size=(4, 4), kind="perceptron"):
-    options = {"hidden": (8,), "size": size} if kind == "perceptron" else {"width": 8}
-    return conditioner(kind, **options)
+    options = {"hidden": (8,)} if kind == "perceptron" else {"width": 8}
+    return conditioner({"kind": kind, **options}, size)
 
 
 def multiscale():

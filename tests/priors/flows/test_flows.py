@@ -16,10 +16,10 @@ SMALL = {"width": 8}
 FLOWS = {
     "nice": lambda: NICE((1, 4, 4), hidden=(16,)),
     "realnvp": lambda: RealNVP((1, 4, 4), couplings=2, network=SMALL),
-    "glow": lambda: Glow((3, 4, 4), steps=2, network=SMALL),
-    "glow-odd-channels": lambda: Glow((3, 2, 4), levels=1, steps=2, network=SMALL),
+    "glow": lambda: Glow((3, 4, 4), depth=2, network=SMALL),
+    "glow-odd-channels": lambda: Glow((3, 2, 4), levels=1, depth=2, network=SMALL),
     "glow-transformer": lambda: Glow(
-        (1, 4, 4), steps=1, network={"kind": "transformer", "width": 32, "blocks": 1}
+        (1, 4, 4), depth=1, network={"kind": "transformer", "width": 32, "blocks": 1}
     ),
     "planar": lambda: PlanarFlow((1, 1, 2)),
     "radial": lambda: RadialFlow((1, 1, 2)),
@@ -40,7 +40,7 @@ def test_contract(name, device):
     testing.check_prior(stirred(FLOWS[name]()), device=device)
 
 
-class Nothing(Flow):
+class Unchanged(Flow):
     """The identity: every x in [0, 1] has the density of whatever z's would be."""
 
     def __init__(self, image_shape):
@@ -53,7 +53,7 @@ class Nothing(Flow):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_identity_on_uniform_noise_takes_8_bits(channels):
     """Catches a missing constant, wrong bins, three channels assumed, noise of another law."""
-    flow = Nothing((channels, 8, 8))
+    flow = Unchanged((channels, 8, 8))
     x = torch.randint(0, 256, (4, channels, 8, 8), generator=seeded()) / 255
     bits = flow.bits_per_dimension(x, draws=2, generator=seeded(1))
     torch.testing.assert_close(bits, torch.full((4,), 8.0))
@@ -62,7 +62,7 @@ def test_an_identity_on_uniform_noise_takes_8_bits(channels):
 def test_more_draws_bring_the_bits_down_to_the_mass():
     """Catches a mean of logarithms in place of the logarithm of a mean."""
 
-    class Steep(Nothing):
+    class Steep(Unchanged):
         def latent_log_prob(self, z):  # density 2 in the lower half of each bin
             return torch.where((256 * z) % 1 < 0.5, math.log(2), -torch.inf).sum(1)
 
@@ -88,7 +88,7 @@ OPTIONS = TrainingOptions(
 
 def test_training_learns_and_starts_once():
     """Catches dequantisation left out (bits below 0 soon), and an actnorm that starts anew."""
-    flow = Glow((1, 8, 8), steps=2, network=SMALL)
+    flow = Glow((1, 8, 8), depth=2, network=SMALL)
     x = digits()
     before = flow.bits_per_dimension(x, generator=seeded()).mean()
     trained = genprior.train(flow, x, out=None, steps=100, batch_size=16, options=OPTIONS)
@@ -118,7 +118,7 @@ def test_training_at_ten_times_the_rate_stays_finite():
     """Catches unbounded scales, which give NaN within two hundred steps."""
     options = TrainingOptions(**{**vars(OPTIONS), "learning_rate": 3e-2, "warmup": 0})
     flow = genprior.train(
-        Glow((1, 8, 8), steps=2, network=SMALL),
+        Glow((1, 8, 8), depth=2, network=SMALL),
         digits(),
         out=None,
         steps=200,
@@ -156,8 +156,13 @@ def test_temperatures_out_of_range_are_refused(temperature):
     [
         (lambda: Glow((1, 30, 28)), "multiples of 4, such as 32x28, not 30x28"),
         (lambda: RealNVP((3, 7, 8), levels=3), "multiples of 8, such as 8x8"),
-        (lambda: Glow((1, 28, 28), steps=0), "whole numbers of at least 1"),
-        (lambda: Glow((1, 4, 4), network={"kind": "resnet"}), "kind 'resnet' is unknown"),
+        (lambda: Glow((1, 28, 28), depth=0), "whole numbers of at least 1"),
+        (
+            lambda: Glow((1, 4, 4), network={"kind": "resnet"}),
+            r"network.kind must be one of convolutional, transformer.*not 'resnet'",
+        ),
+        (lambda: Glow((1, 4, 4), network={"breadth": 3}), "network has no option 'breadth'"),
+        (lambda: Glow((1, 4, 4), network={"width": "wide"}), "network.width must be"),
         (lambda: Glow((1, 4, 4), margin=0.7), "margin must be between 0 and .5"),
         (
             lambda: Glow((1, 4, 4), network={"kind": "transformer", "width": 20}),
@@ -177,13 +182,13 @@ def test_what_cannot_be_built_is_said(make, says):
         (torch.full((1, 1, 4, 4), 1.5), r"pixels must lie in \[0, 1\]"),
         (torch.full((1, 1, 4, 4), -0.1), r"pixels must lie in \[0, 1\]"),
         (torch.full((1, 1, 4, 4), 100.4 / 255), "16 values lie between the 256 levels"),
-        (torch.zeros(1, 3, 4, 4), "came to a Nothing for"),
+        (torch.zeros(1, 3, 4, 4), "came to a Unchanged for"),
     ],
 )
 def test_images_that_have_no_bits_are_refused(x, says):
     """Catches bits of images that are no 8-bit images, which mean nothing."""
     with pytest.raises(ValueError, match=says):
-        Nothing((1, 4, 4)).bits_per_dimension(x)
+        Unchanged((1, 4, 4)).bits_per_dimension(x)
 
 
 def test_training_on_other_pixels_is_refused():
