@@ -20,7 +20,7 @@ from genprior.commands import run
 from genprior.pretrained import loader
 from genprior.priors import Diffusion, Model
 from genprior.restoration import settings
-from genprior.solvers import choice
+from genprior.solvers import base, choice
 
 ROOT = Path(__file__).parent.parent.parent
 WITH_CODE = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
@@ -34,7 +34,9 @@ def blocks_on(page):
 @pytest.fixture
 def registries(monkeypatch):
     """What a page defines would be listed among the shipped ones in the tests that follow."""
-    monkeypatch.setattr(choice, "REGISTRY", dict(choice.REGISTRY))
+    known = dict(choice.REGISTRY)
+    for module in (choice, base):
+        monkeypatch.setattr(module, "REGISTRY", known)
     monkeypatch.setattr(Model, "families", dict(Model.families))
 
 
