@@ -271,9 +271,8 @@ def work(todo: list[tuple[dict[str, str], str]], workers: int) -> Iterator[dict[
             shutil.copytree(copies[0], copy)
         _preload(known.modules)
         if _forked(copies[0], lambda: _try(copies[0], list(known.seconds), known.seconds)) != 0:
-            raise SystemExit(
-                "the tests fail in another order, or not all are found by their names"
-            )
+            failed = (copies[0] / KILLER).read_text()
+            raise SystemExit(f"{failed} fails when run by its name in another order")
         print(f"{len(known.seconds)} tests in {sum(known.seconds.values()):.0f} s", flush=True)
         kills: dict[str, Counter[str]] = defaultdict(Counter)
         running: dict[int, Attempt] = {}
