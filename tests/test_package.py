@@ -54,3 +54,15 @@ def test_dependencies_are_those_that_are_imported():
                     found.add((node.module or "").partition(".")[0])
             found |= {name for name in BY_NAME if f'"{name}"' in text}
     assert found - sys.stdlib_module_names - {"genprior"} == names - NOT_IMPORTED
+
+
+def test_every_folder_of_code_is_installed():
+    """Catches a package that a checkout has and an installation has not."""
+    toml = (ROOT / "pyproject.toml").read_text()
+    listed = set(re.findall(r'"(genprior[\w.]*)",', toml.partition("packages = [")[2]))
+    folders = ("genprior", "operators", "priors", "solvers", "pretrained")
+    files = [p for name in folders for p in (ROOT / name).rglob("__init__.py")]
+    parts = [p.parent.relative_to(ROOT).parts for p in files]
+    found = {".".join(("genprior", *p) if p[0] != "genprior" else p) for p in parts}
+    assert found == listed & found
+    assert len(found) > 15
