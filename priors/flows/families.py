@@ -193,6 +193,14 @@ def _multiscale(
     return Chain([*_to_line(margin), MultiScale(chains, shapes)])
 
 
+def _of_bumps(
+    kind: type[Planar | Radial], image_shape: tuple[int, int, int], layers: int, seed: int
+) -> Bijection:
+    check_counts("layers", layers)
+    size, generator = math.prod(image_shape), _seeded(seed)
+    return Chain([*(kind(size, generator) for _ in range(layers)), Flatten(image_shape)])
+
+
 class PlanarFlow(Flow):
     """Planar layers: for densities of few numbers, such as points (1, 1, 2) in the plane.
 
@@ -206,10 +214,7 @@ class PlanarFlow(Flow):
     def __init__(
         self, image_shape: tuple[int, int, int], *, layers: int = 16, seed: int = 0
     ) -> None:
-        check_counts("layers", layers)
-        size, generator = math.prod(image_shape), _seeded(seed)
-        bumps = [Planar(size, generator) for _ in range(layers)]
-        super().__init__(image_shape, Chain([*bumps, Flatten(image_shape)]))
+        super().__init__(image_shape, _of_bumps(Planar, image_shape, layers, seed))
 
 
 class RadialFlow(Flow):
@@ -225,7 +230,4 @@ class RadialFlow(Flow):
     def __init__(
         self, image_shape: tuple[int, int, int], *, layers: int = 16, seed: int = 0
     ) -> None:
-        check_counts("layers", layers)
-        size, generator = math.prod(image_shape), _seeded(seed)
-        bumps = [Radial(size, generator) for _ in range(layers)]
-        super().__init__(image_shape, Chain([*bumps, Flatten(image_shape)]))
+        super().__init__(image_shape, _of_bumps(Radial, image_shape, layers, seed))
