@@ -117,3 +117,18 @@ def poisson(rate: Tensor, generator: Generators) -> Tensor:
         return torch.poisson(rate.to(one.device), generator=one).to(rate.device)
     rows = [poisson(r[None], g) for r, g in zip(rate, generator, strict=True)]
     return torch.cat(rows) if rows else torch.empty_like(rate)
+
+
+def systematic(weights: Tensor, count: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw `count` of each row's P items, each as often as its weight is due: int64 (B, count).
+
+    Args:
+        weights: (B, P), >= 0, each row's sum 1 but for rounding.
+        count: Draws for each row; one uniform number serves them all.
+        generators: One for each row.
+    Source: Kitagawa 1996, "Monte Carlo filter and smoother", appendix.
+    """
+    cumulative = weights.cumsum(1)
+    u = uniform((len(weights), 1), generators, dtype=weights.dtype, device=weights.device)
+    places = (torch.arange(count, device=u.device) + u) / count * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, places).clamp(max=weights.shape[1] - 1)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators.random import uniform
+from genprior.operators.random import systematic
 from genprior.priors.samplers.steps import renewal, renewed
 from genprior.solvers.chunks import Solution
 from genprior.solvers.data_term import DataTerm
@@ -132,12 +132,7 @@ def _effective(weights: Tensor) -> Tensor:
 
 def _choose(walk: Walk, log_weights: Tensor, count: int) -> Tensor:
     """Draw `count` particles of each image by systematic resampling: flat indices."""
-    cumulative = _weights(walk, log_weights).cumsum(1)
-    images, particles = cumulative.shape
-    kind = {"dtype": cumulative.dtype, "device": cumulative.device}
-    u = uniform((images, 1), walk.generators, **kind)
-    places = (torch.arange(count, device=u.device) + u) / count
-    # rounding may leave the sum of weights short of the last place
-    index = torch.searchsorted(cumulative, places).clamp(max=particles - 1)
-    first = torch.arange(images, device=u.device)[:, None] * particles
+    weights = _weights(walk, log_weights)
+    index = systematic(weights, count, walk.generators)
+    first = torch.arange(len(weights), device=index.device)[:, None] * weights.shape[1]
     return (first + index).flatten()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genprior.operators.random import normal, spawn, uniform
+from genprior.operators.random import normal, spawn, systematic
 from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import Chunk, Solution
@@ -104,7 +104,7 @@ class AnnealedImportance(Solver):
     ) -> Solution:
         count = system.log_w.shape[1]
         weights = system.log_w.softmax(1)
-        chosen = _systematic(weights, chunk.samples, chunk.image_generators)
+        chosen = systematic(weights, chunk.samples, chunk.image_generators)
         # Samples that follow each other shall not come from neighbours in the list of particles.
         order = torch.randperm(chunk.samples, generator=torch.Generator().manual_seed(0))
         chosen = chosen[:, order.to(chosen.device)]
@@ -241,7 +241,7 @@ class _System:
         at, count = self.images, self.images.log_w.shape[1]
         weights = at.log_w.softmax(1)
         poor = (1 / weights.square().sum(1) < count / 2)[:, None]
-        drawn = _systematic(weights, count, self.image_generators)
+        drawn = systematic(weights, count, self.image_generators)
         index = torch.where(poor, drawn, torch.arange(count, device=drawn.device))
         each = torch.arange(len(index), device=index.device)[:, None]
         at.z, at.loss, at.slope = at.z[each, index], at.loss[each, index], at.slope[each, index]
@@ -278,15 +278,3 @@ class _System:
         w, z = self.images.log_w.softmax(1)[..., None], self.images.z
         mean = (w * z).sum(1, keepdim=True)
         return (w * (z - mean) ** 2).sum(1).sqrt().clamp(min=1e-3)
-
-
-def _systematic(weights: Tensor, count: int, generators: list[torch.Generator]) -> Tensor:
-    """Draw `count` particles of each image from weights (b, P), each as often as due, (b, count).
-
-    Source: Kitagawa 1996.
-    """
-    u = uniform((len(weights), 1), generators, dtype=weights.dtype, device=weights.device)
-    places = (torch.arange(count, device=weights.device) + u) / count
-    cumulative = weights.cumsum(1)
-    cumulative = cumulative / cumulative[:, -1:]
-    return torch.searchsorted(cumulative, places).clamp(max=weights.shape[1] - 1)

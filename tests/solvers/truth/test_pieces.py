@@ -18,6 +18,7 @@ from genprior.operators import (
     PoissonNoise,
     Problem,
     kernels,
+    random,
 )
 from genprior.priors import Gaussian, GaussianMixture
 from genprior.solvers import Counted
@@ -308,7 +309,7 @@ def test_particles_without_weight(monkeypatch):
     torch.testing.assert_close(smc._effective(weights), torch.tensor([4.0, 1 / 0.375]))
     short = torch.tensor([[0.5, 0.499], [0.0, 0.999]])
     monkeypatch.setattr(smc, "_weights", lambda walk, logs: short)
-    monkeypatch.setattr(smc, "uniform", lambda *args, **keywords: torch.full((2, 1), 0.9999))
+    monkeypatch.setattr(random, "uniform", lambda *args, **keywords: torch.full((2, 1), 0.9999))
     assert smc._choose(walk, logs, 2).tolist() == [0, 1, 3, 3]
     assert smc._choose(walk, logs, 1).tolist() == [1, 3]
 

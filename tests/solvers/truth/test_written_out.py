@@ -150,7 +150,7 @@ def test_particles_are_those_written_out(entries, kind, monkeypatch):
         drawn.append(torch.rand(shape, generator=tape.generator, **kind))
         return drawn[-1]
 
-    monkeypatch.setattr(genprior.solvers.diffusion.smc, "uniform", uniform)
+    monkeypatch.setattr(genprior.operators.random, "uniform", uniform)
     with noise_replaced(tape):
         found = solver(problem, prior, num_samples=samples)
     halved = []
