@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Union
 
 import torch
@@ -17,6 +17,38 @@ class Mirrored(torch.Generator):
     """A generator whose normal draws are the negatives of those that its seed gives."""
 
 
+class Shared(torch.Generator):
+    """A generator for some rows of a batch: it draws for all of them, and these take their own.
+
+    So what a row gets does not depend on how the batch is cut among devices and parts.
+    """
+
+    first: int
+    count: int
+    whole: int
+
+    @classmethod
+    def seeded(
+        cls, seed: int, device: torch.device | str = "cpu", *, first: int, count: int, whole: int
+    ) -> Shared:
+        """Return one for the rows first ... first + count - 1 of `whole`."""
+        generator = cls(device)
+        generator.first, generator.count, generator.whole = first, count, whole
+        generator.manual_seed(seed)
+        return generator
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        """Give one generator for each row, for draws of another kind than those below."""
+        return iter(spawn(self, self.count))
+
+    def own(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """Return this share of what `draw(rows)` gives for all rows."""
+        return draw(self.whole)[self.first : self.first + self.count]
+
+
 def _fresh() -> torch.Generator:
     # Not generator.seed(): it opens a file, which has taken half a millisecond.
     return torch.Generator().manual_seed(secrets.randbits(63))
@@ -24,6 +56,8 @@ def _fresh() -> torch.Generator:
 
 def check_generators(generator: Generators, count: int) -> None:
     """Raise unless `generator` is None, one generator or a sequence of `count` of them."""
+    if isinstance(generator, Shared) and generator.count != count:
+        raise ValueError(f"a generator for {generator.count} rows was asked for {count}")
     if generator is None or isinstance(generator, torch.Generator):
         return
     if not isinstance(generator, Sequence) or not all(
@@ -47,17 +81,26 @@ def spawn(
     second one the seed of the one before, and makes it `Mirrored`.
     """
     check_generators(generator, count)
-    parents = generator
-    if not isinstance(parents, Sequence):
-        parents = [parents or _fresh()] * count
+    if not isinstance(generator, Sequence):
+        one = _fresh() if generator is None else generator
+        draw = lambda rows: _seeds(one, (rows, per))  # noqa: E731
+        seeds = one.own(draw) if isinstance(one, Shared) else draw(count)
+        device = one.device
+    else:
+        seeds = [_seeds(g, (per,)) for g in generator]
+        device = generator[0].device if generator else None
     children = []
-    for parent in parents:
-        seeds = torch.randint(2**63 - 1, (per,), generator=parent, device=parent.device).tolist()
+    for row in seeds:
+        own = row.tolist()
         for i in range(per):
             mirror = mirrored and i % 2 == 1
-            child = (Mirrored if mirror else torch.Generator)(parent.device)
-            children.append(child.manual_seed(seeds[i - 1 if mirror else i]))
+            child = (Mirrored if mirror else torch.Generator)(device)
+            children.append(child.manual_seed(own[i - 1 if mirror else i]))
     return children
+
+
+def _seeds(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(2**63 - 1, shape, generator=generator, device=generator.device)
 
 
 def _draw(
@@ -69,8 +112,10 @@ def _draw(
 ) -> Tensor:
     check_generators(generator, shape[0])
     if not isinstance(generator, Sequence):
-        one = generator or _fresh()
-        drawn = function(tuple(shape), generator=one, dtype=dtype, device=one.device)
+        one = _fresh() if generator is None else generator
+        like = {"dtype": dtype, "device": one.device}
+        draw = lambda rows: function((rows, *shape[1:]), generator=one, **like)  # noqa: E731
+        drawn = one.own(draw) if isinstance(one, Shared) else draw(shape[0])
     else:
         own = generator[0].device if generator else device
         drawn = torch.empty(tuple(shape), dtype=dtype, device=own)
@@ -112,8 +157,10 @@ def uniform(
 def poisson(rate: Tensor, generator: Generators) -> Tensor:
     """Draw Poisson counts with the means `rate` (B, ...), as `normal` does."""
     check_generators(generator, len(rate))
+    if isinstance(generator, Shared):  # a count takes more or fewer numbers, by its rate
+        generator = spawn(generator, len(rate))
     if not isinstance(generator, Sequence):
-        one = generator or _fresh()
+        one = _fresh() if generator is None else generator
         return torch.poisson(rate.to(one.device), generator=one).to(rate.device)
     rows = [poisson(r[None], g) for r, g in zip(rate, generator, strict=True)]
     return torch.cat(rows) if rows else torch.empty_like(rate)

@@ -104,6 +104,18 @@ def test_training_comes_back_and_goes_on(tree, tmp_path, monkeypatch):
     assert 0 < max(steps) < 0.1, "a start from other weights ends far from these"
 
 
+def test_a_flow_comes_back_with_its_bits(tree, tmp_path, monkeypatch):
+    """Would catch a lease whose flow is judged by its samples alone, or on values between levels."""
+    prepared(tree, "--name", "cats64-diffusion", "cats32-glow")
+    monkeypatch.setattr(train, "frechet", lambda *_: {})
+    words = ["cats32-glow", "--carry", str(tree / ".carry"), "--dry-run"]
+    train.main([*words, "--out", str(tmp_path), "--run", str(tmp_path / "run")])
+    bits = json.loads((tmp_path / "figures.json").read_text())["bits"]
+    assert 6 < bits["mean"] < 8  # white noise has 8, shrunk it has less
+    assert 0 < bits["standard error"] < 1
+    assert genprior.load(tmp_path / "cats32-glow.safetensors").image_shape == (3, 32, 32)
+
+
 def test_measures_are_taken(tree, tmp_path, monkeypatch):
     """Would catch a part that fails only on the lent machine, or is skipped without a word."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 import traceback
@@ -46,7 +47,7 @@ class Recipe:
     """A recipe of pretrained/recipes, by name; for a dry run its network and batch are tiny.
 
     Attributes:
-        name: DATA-FAMILY; DATA ends with the images' size.
+        name: DATA-FAMILY or DATA-FAMILY-MORE.
         dry: For a dry run.
     """
 
@@ -56,25 +57,35 @@ class Recipe:
     @property
     def written(self) -> dict[str, Any]:
         text = (ROOT / "pretrained" / "recipes" / f"{self.name}.yaml").read_text()
-        tiny = {"widths": [8, 8, 8], "blocks": [1, 1, 1], "unshuffle": 4}
-        changes = {"batch_size": 8, "network": tiny, "workers": 0} if self.dry else {}
-        return {**yaml.safe_load(text), **changes}
+        written = yaml.safe_load(text)
+        if not self.dry:
+            return written
+        unet = {"widths": [8, 8, 8], "blocks": [1, 1, 1], "unshuffle": 4}
+        tiny = {"network": unet} if self.family is Diffusion else {"depth": 1, "couplings": 1}
+        few = {k: v for k, v in tiny.items() if k in written}
+        return {**written, **few, "batch_size": 8, "workers": 0}
+
+    @property
+    def family(self) -> type[Trainable]:
+        named = {name.lower(): family for name, family in Model.families.items()}
+        family = named[self.name.split("-")[1]]
+        assert issubclass(family, Trainable)
+        return family
 
     def images(self, carry: Path, split: str) -> data.ArrayImages:
         """Decode the carried images of a split."""
-        size, channels = self.written["size"], self.written["channels"]
-        folder = carry / "data" / source(self.name)
-        found = data.images(folder, size=size, channels=channels, split=split)
+        shape = {k: self.written.get(k) for k in ("size", "channels")}
+        found = data.images(carry / "data" / source(self.name), split=split, **shape)
         assert isinstance(found, data.ArrayImages)
         return found
 
     def build(self, images: Iterable[Tensor], **network: Any) -> Trainable:
         """Build the untrained model; `network` replaces options of its network."""
-        family = {name.lower(): f for name, f in Model.families.items()}[self.name.split("-")[1]]
-        assert issubclass(family, Trainable)
         kept = NOT_FAMILY | {f.name for f in fields(TrainingOptions)}
         plan = {k: v for k, v in self.written.items() if k not in kept}
-        return family.from_images(images, **{**plan, "network": {**plan["network"], **network}})
+        return self.family.from_images(
+            images, **{**plan, "network": {**plan["network"], **network}}
+        )
 
     def options(self, **changes: Any) -> TrainingOptions:
         named = {f.name for f in fields(TrainingOptions)}
@@ -127,7 +138,7 @@ def loop_rates(
     for plan in widths:
         model = recipe.build(images, widths=list(plan))
         for batch in batches:
-            few = images.batch(range(min(len(images), 4 * batch)))
+            few = images.batch([i % len(images) for i in range(4 * batch)])
             own = ours(model, images, batch_size=batch, options=recipe.options())
             rates = [
                 batch * calls_per_second(step, each)
@@ -166,5 +177,11 @@ def attempt(report: dict[str, Any], name: str, part: Callable[[], Any]) -> None:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write plain data as JSON, whole, after every part that comes to an end."""
+    """Write plain data as JSON, whole, after every part that comes to an end; tables as CSV too."""
     path.write_text(json.dumps(report, indent=1))
+    for name, rows in report.items():
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+            with (path.parent / f"{name}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)

@@ -101,23 +101,26 @@ def solver_overhead(given: argparse.Namespace) -> list[dict[str, Any]]:
     return overhead_rows(given.device, dry=given.dry_run)
 
 
+PARTS = ("restoration", "training", "solver_overhead", "tests")
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Tests, overhead and speed on a lent GPU.")
     parser.add_argument("--out", type=Path, required=True, help="what comes back")
     parser.add_argument("--seconds", type=float, default=180.0, help="no part begins later")
     parser.add_argument("--carry", type=Path, default=Path(lease.CARRY))
     parser.add_argument("--weights", help="of the prior for cats; untrained ones are as fast")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args(words)
     given.device = lease.device(dry=given.dry_run)
     given.out.mkdir(parents=True, exist_ok=True)
     began, report = time.perf_counter(), {"device": given.device, "skipped": []}
-    parts = {"restoration": restoration, "training": training, "solver_overhead": solver_overhead}
-    for name, part in {**parts, "tests": tests}.items():
+    for name in given.parts:
         if time.perf_counter() - began > given.seconds:
             report["skipped"].append(name)
         else:
-            lease.attempt(report, name, partial(part, given))
+            lease.attempt(report, name, partial(globals()[name], given))
         lease.write_report(given.out / "measure.json", report)
     print({k: report[k] for k in ("skipped", "tests") if k in report})
     if "failed" in report:

@@ -82,17 +82,17 @@ def leave_weights_out(root: Path, keep: Sequence[str]) -> None:
     git(root, "sparse-checkout", "set", "--no-cone", "/*", "!/pretrained/*.safetensors", *kept)
 
 
-def gather(carry: Path, name: str, *, data: Path, models: Path) -> None:
-    """Copy the images of a recipe, cats to test on, and the feature network for them.
+def gather(carry: Path, names: Sequence[str], *, data: Path, models: Path) -> None:
+    """Copy the images of recipes, cats to test on, and the feature networks for them.
 
     Raises:
         SystemExit: A file is not there.
     """
-    own = lease.source(name)
     tar, idx = ("*train*.tar", "*_test.npz"), ("train-images*", "t[19]*-images*")
-    wanted = [(own, p) for p in (tar if own == "cats64" else idx)] + [("cats64", "*_test.npz")]
-    network = FILES["alexnet" if own == "cats64" else "lenet"]
-    sources = [("data", data, part) for part in wanted] + [("models", models, network)]
+    sources = [("data", data, ("cats64", "*_test.npz"))]
+    for own in {lease.source(name) for name in names}:
+        sources += [("data", data, (own, p)) for p in (tar if own == "cats64" else idx)]
+        sources.append(("models", models, FILES["alexnet" if own == "cats64" else "lenet"]))
     for kind, folder, part in sources:
         pattern = str(Path(*part))
         if not (found := sorted(folder.glob(pattern))):
@@ -107,8 +107,8 @@ def _copy(path: Path, into: Path, root: Path) -> None:
     shutil.copyfile(path, place)
 
 
-def wheels(folder: Path) -> None:
-    """Download what the machine lacks; say what else that would need.
+def wheels(folder: Path, without: Sequence[str]) -> None:
+    """Download what the machine lacks, but for some; say what else that would need.
 
     Raises:
         SystemExit: A requirement that the machine does not have either.
@@ -117,7 +117,7 @@ def wheels(folder: Path) -> None:
     platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in (28, 17)]
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
     pip += ["--python-version=3.12", "--implementation=cp", *platforms, "-d", str(folder)]
-    subprocess.run([*pip, *WHEELS], check=True)
+    subprocess.run([*pip, *(w for w in WHEELS if w not in without)], check=True)
     for path in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(path) as archive:
             about = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
@@ -143,7 +143,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the tree that travels to a lent GPU.")
     parser.add_argument("--data", type=Path, help="holds cats64/, mnist/, fashion_mnist/")
     parser.add_argument("--models", type=Path, help="holds the feature networks")
-    parser.add_argument("--name", default="cats64-diffusion", help="the recipe to train")
+    parser.add_argument(
+        "--name", nargs="+", default=["cats64-diffusion"], help="the recipes to train"
+    )
+    parser.add_argument("--without", nargs="*", default=[], help="wheels that stay here")
     parser.add_argument("--keep", nargs="*", default=[], help="shipped weights that go along")
     parser.add_argument("--back", action="store_true", help="bring all weights back")
     parser.add_argument("--tree", type=Path, default=lease.ROOT)
@@ -159,7 +162,7 @@ def main(words: Sequence[str] | None = None) -> None:
     leave_weights_out(given.tree, given.keep)
     gather(carry, given.name, data=given.data, models=given.models)
     if not given.dry_run:
-        wheels(carry / "wheels")
+        wheels(carry / "wheels", given.without)
     sizes = travelling(given.tree, carry)
     extra = given.models / Path(*FILES["mobilenet"])
     if extra.exists() and sum(sizes.values()) + extra.stat().st_size < 0.98 * LIMIT:
@@ -171,7 +174,7 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"{total / 2**20:8.2f} MiB  of {LIMIT / 2**20:.0f}, {len(sizes)} files travel")
     if total > LIMIT:
         raise SystemExit("too much travels: keep fewer weights; --back restores them")
-    for command in commands(given.name):
+    for command in commands(given.name[0]):
         assert len(command) < COMMAND
         print(f"\nwith {lease.CARRY} carried, {len(command)} characters:\n{command}")
 

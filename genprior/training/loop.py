@@ -1,8 +1,9 @@
 """One training loop for every trainable family, over Lightning Fabric.
 
-What a run computes is a function of its settings alone: image number k of the run, its
-augmentation and its noise follow from (seed, k). So a killed run resumes exactly where it was, and
-neither the number of devices nor accumulation changes what is drawn.
+What a run computes is a function of its settings alone: image number k of the run and its
+augmentation follow from (seed, k), its noise from the seed, the batch and its place there. So a
+killed run resumes exactly where it was, and neither the number of devices nor accumulation changes
+what is drawn.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from genprior.training.options import (
 )
 from genprior.training.report import EVERY, Callback, Report
 from genprior.training.state import State
-from genprior.training.stream import as_images, generator_for, shares, stream
+from genprior.training.stream import as_images, noise_for, shares, stream
 
 __all__ = ["TrainingOptions", "train"]
 
@@ -180,10 +181,16 @@ class _Run:
                 settings["lr"] = rate * settings.setdefault("peak", settings["lr"])
             for part in range(options.accumulate):
                 numbers, batch = next(batches)
-                generators = [generator_for(options.seed, k, 0, fabric.device) for k in numbers]
+                generator = noise_for(
+                    options.seed,
+                    numbers,
+                    begin=turn["images_seen"],
+                    whole=state.batch_size,
+                    device=fabric.device,
+                )
                 more = part < options.accumulate - 1
                 with fabric.no_backward_sync(state.module, enabled=more):
-                    loss, logs = state.module(turn, fabric.to_device(batch), generators)
+                    loss, logs = state.module(turn, fabric.to_device(batch), generator)
                     fabric.backward(loss / options.accumulate)
                 self.report.add(group, loss.detach(), logs)
             if options.clip is not None:

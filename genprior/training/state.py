@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ class _Step(nn.Module):
         self.networks = objective.networks
         self._loss = objective.loss
 
-    def forward(
-        self, turn: dict[str, Any], batch: Tensor, generators: Sequence[torch.Generator]
-    ) -> Loss:
-        return self._loss(Turn(**turn), batch, generators)
+    def forward(self, turn: dict[str, Any], batch: Tensor, generator: torch.Generator) -> Loss:
+        return self._loss(Turn(**turn), batch, generator)
 
 
 class State:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from genprior.data import ArrayImages, Images
+from genprior.operators.random import Shared
 from genprior.training.augmentation import Augmentation
 from genprior.training.interrupts import leave_to_parent
 from genprior.training.options import TrainingOptions
@@ -95,12 +96,24 @@ def shares(
             yield range(start, start + share)
 
 
-def generator_for(
-    seed: int, number: int, purpose: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
-    """A generator that depends on its arguments alone; purposes: 0 noise, 1 views, 2 order."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + number * 0xD1342543DE82EF95 + purpose) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
+def generator_for(seed: int, number: int, purpose: int) -> torch.Generator:
+    """A generator that depends on its arguments alone; purposes: 1 views, 2 order."""
+    return torch.Generator().manual_seed(_mixed(seed, number, purpose))
+
+
+def noise_for(
+    seed: int, numbers: Sequence[int], *, begin: int, whole: int, device: torch.device | str
+) -> Shared:
+    """A generator of the noise of images `numbers` in the batch `begin` ... begin + whole - 1.
+
+    One for each image would cost more time than a fast network: milliseconds a batch on a GPU.
+    """
+    rows = {"first": numbers[0] - begin, "count": len(numbers), "whole": whole}
+    return Shared.seeded(_mixed(seed, begin, 0), device, **rows)
+
+
+def _mixed(seed: int, number: int, purpose: int) -> int:
+    return (seed * 0x9E3779B97F4A7C15 + number * 0xD1342543DE82EF95 + purpose) % 2**63
 
 
 def as_images(images: Images | Tensor) -> Images:

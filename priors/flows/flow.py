@@ -147,17 +147,20 @@ class Likelihood(Objective):
     """
 
     model: Flow
+    started = False
 
     def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
-        if not bool(((batch >= 0) & (batch <= 1)).all()):
-            raise ValueError("flows are trained on pixels in [0, 1]; others came")
         u = uniform(batch.shape, generator, dtype=batch.dtype, device=batch.device)
         x = ((255 * batch).round() + u) / LEVELS
-        if not bool(self.model.started):
+        if not self.started and not bool(self.model.started):
             self.model.start_from(x)
+        self.started = True  # a flag of the host's: a device would be waited for at every step
         log_p = self.model.log_prob(x)
         bits = (math.log(LEVELS) - log_p.mean() / x[0].numel()) / math.log(2)
-        if not bool(bits.isfinite()):
+        inside = ((batch >= 0) & (batch <= 1)).all()
+        if not bool(inside & bits.isfinite()):
+            if not bool(inside):
+                raise ValueError("flows are trained on pixels in [0, 1]; others came")
             layer = first_not_finite(self.model.bijection, x.to(self.model.dtype))
             raise FloatingPointError(
                 f"the log-determinant is not finite from {layer or 'the latent'} on: lower the "

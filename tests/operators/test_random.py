@@ -4,7 +4,7 @@ import pytest
 import torch
 from tools import identical
 
-from genprior.operators.random import check_generators, normal, poisson, spawn, uniform
+from genprior.operators.random import Shared, check_generators, normal, poisson, spawn, uniform
 
 
 def generators(*seeds):
@@ -91,3 +91,26 @@ def test_bad_generators_are_named():
         check_generators([1, 2], 2)
     with pytest.raises(ValueError, match="2 generators came for 3 images"):
         normal((3, 2), generators(1, 2))
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_gets_the_same_draws_however_it_is_cut(parts):
+    """Would catch noise that changes with the number of devices, or that parts have in common."""
+
+    def drawn(parts, draw):
+        count = 8 // parts
+        shares = [Shared.seeded(5, first=i * count, count=count, whole=8) for i in range(parts)]
+        return torch.cat([draw(count, shared) for shared in shares])
+
+    draws = (
+        lambda n, g: normal((n, 3, 2), g),
+        lambda n, g: torch.stack((uniform((n,), g), uniform((n,), g)), 1),  # one after another
+        lambda n, g: poisson(torch.full((n, 3), 4.0), g),
+        lambda n, g: normal((n, 5), spawn(g, n)),
+    )
+    for draw in draws:
+        whole = drawn(1, draw)
+        assert len(whole.unique(dim=0)) == 8
+        assert identical(drawn(parts, draw), whole)
+    with pytest.raises(ValueError, match="a generator for 4 rows was asked for 3"):
+        normal((3, 2), Shared.seeded(0, first=0, count=4, whole=8))
