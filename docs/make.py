@@ -84,6 +84,7 @@ COMMANDS = {
         dict.fromkeys(("own-photo.png", "large-hole.png", "own-photo.csv"), GUIDES),
     ),
     "sample-cats": sample("cats32-diffusion", 32),
+    "sample-large-cats": sample("cats64-diffusion", 32),
     "sample-digits": sample("mnist-diffusion", 36),
     "sample-fashion": sample("fashion-diffusion", 36),
     "sample-vae": sample("cats32-vae", 32),

@@ -157,7 +157,9 @@ def check_saving(example: Example) -> None:
     _close(other(example.x), y, "measurements before saving and after loading", 1e-12)
     if isinstance(original, LinearOperator) and isinstance(other, LinearOperator):
         solved = original.solve_gram(y, 0.1)
-        _close(other.solve_gram(y, 0.1), solved, "solves before saving and after loading", 1e-10)
+        _close(
+            other.solve_gram(y, 0.1), solved, "solves before saving and after loading", _solved(y)
+        )
 
 
 def check_adjoint(example: Example) -> None:
@@ -217,7 +219,8 @@ def check_solve_rows(example: Example) -> None:
     for i in range(len(v)):
         index = torch.tensor([i], device=v.device)
         alone = operator.take(index).solve_gram(v[index], float(damping[i]), scale=scale[index])
-        _close(alone, together[index], f"solve of row {i} alone and in a batch", 1e-10)
+        what = f"solve of row {i} alone and in a batch"
+        _close(alone, together[index], what, _solved(v))
 
 
 def check_svd(example: Example) -> None:
@@ -288,6 +291,11 @@ LINEAR_CHECKS: tuple[Callable[[Example], None], ...] = (
     check_svd,
     check_single_precision,
 )
+
+
+def _solved(y: Tensor) -> float:
+    """How far two solves may differ: other devices add in no fixed order, which steps magnify."""
+    return 1e-10 if y.device.type == "cpu" else 1e-7
 
 
 def _close(actual: Tensor, expected: Tensor, what: str, tolerance: float) -> None:
