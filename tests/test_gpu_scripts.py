@@ -105,7 +105,7 @@ def test_training_comes_back_and_goes_on(tree, tmp_path, monkeypatch):
 
 
 def test_a_flow_comes_back_with_its_bits(tree, tmp_path, monkeypatch):
-    """Would catch a lease whose flow is judged by its samples alone, or on values between levels."""
+    """Would catch a lease whose flow is judged by samples alone, or between levels."""
     prepared(tree, "--name", "cats64-diffusion", "cats32-glow")
     monkeypatch.setattr(train, "frechet", lambda *_: {})
     words = ["cats32-glow", "--carry", str(tree / ".carry"), "--dry-run"]

@@ -177,7 +177,7 @@ def attempt(report: dict[str, Any], name: str, part: Callable[[], Any]) -> None:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write plain data as JSON, whole, after every part that comes to an end; tables as CSV too."""
+    """Write plain data as JSON, whole, after every part that ends; tables as CSV too."""
     path.write_text(json.dumps(report, indent=1))
     for name, rows in report.items():
         if isinstance(rows, list) and rows and isinstance(rows[0], dict):
