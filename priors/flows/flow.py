@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -152,8 +153,8 @@ class Likelihood(Objective):
     def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
         u = uniform(batch.shape, generator, dtype=batch.dtype, device=batch.device)
         x = ((255 * batch).round() + u) / LEVELS
-        if not self.started and not bool(self.model.started):
-            self.model.start_from(x)
+        if not self.started:
+            self._begin(batch, x)
         self.started = True  # a flag of the host's: a device would be waited for at every step
         log_p = self.model.log_prob(x)
         bits = (math.log(LEVELS) - log_p.mean() / x[0].numel()) / math.log(2)
@@ -168,6 +169,22 @@ class Likelihood(Objective):
             )
         return bits, {}
 
+    def _begin(self, batch: Tensor, x: Tensor) -> None:
+        between = _between_levels(batch)
+        if between:
+            warnings.warn(
+                f"{between} of {batch.numel()} values of the first batch lie between the 256 "
+                "levels k / 255 (resized, turned, or dequantised already?): a flow is trained on "
+                "8-bit images, so they are rounded before noise is added",
+                stacklevel=2,
+            )
+        if not bool(self.model.started):
+            self.model.start_from(x)
+
+
+def _between_levels(x: Tensor) -> int:
+    return int(((255 * x - (255 * x).round()).abs() > 1e-3).sum())
+
 
 def check_levels(x: Tensor) -> None:
     """Raise unless x holds 256 levels, multiples of 1/255 in [0, 1]."""
@@ -175,10 +192,9 @@ def check_levels(x: Tensor) -> None:
         raise ValueError(
             f"pixels must lie in [0, 1], not in [{float(x.min()):g}, {float(x.max()):g}]"
         )
-    between = (255 * x - (255 * x).round()).abs() > 1e-3
-    if bool(between.any()):
+    if between := _between_levels(x):
         raise ValueError(
-            f"{int(between.sum())} values lie between the 256 levels k / 255 (resized, or "
+            f"{between} values lie between the 256 levels k / 255 (resized, or "
             "dequantised already?): bits are those of 8-bit images. Round them, or take log_prob, "
             "the density of any image"
         )

@@ -1,6 +1,7 @@
 """Flow priors: the contract, bits per dimension, training that stays finite, bad input."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -201,3 +202,16 @@ def test_training_on_other_pixels_is_refused():
             batch_size=4,
             options=OPTIONS,
         )
+
+
+def test_values_between_levels_are_said_to_be_rounded():
+    """Would catch images that were dequantised already, rounded without a word."""
+    x = digits(8)
+    noisy = (255 * x + torch.rand(x.shape, generator=seeded(0))) / 256
+    options = TrainingOptions(**{**vars(OPTIONS), "warmup": 1})
+    flow = Glow((1, 8, 8), levels=1, depth=1, network=SMALL)
+    with pytest.warns(UserWarning, match="lie between the 256 levels"):
+        genprior.train(flow, noisy, steps=2, batch_size=4, options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        genprior.train(flow, (255 * x).round() / 255, steps=2, batch_size=4, options=options)

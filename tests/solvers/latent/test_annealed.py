@@ -1,11 +1,13 @@
 """Annealed importance sampling: evidence and modes against closed forms."""
 
+import math
+
 import pytest
 import torch
 from tools import as_gaussian, linear_vae, seeded
 
 from genprior.operators import GaussianNoise, Identity, Inpainting, Matrix, Problem
-from genprior.priors import Gaussian, LatentPrior
+from genprior.priors import Gaussian, GaussianMixture, LatentPrior
 from genprior.solvers import AnnealedImportance
 
 SHAPE = (1, 2, 3)
@@ -97,6 +99,35 @@ def test_modes_keep_their_shares():
     assert float(error.std()) == pytest.approx(
         float(result.trace["log_evidence_std"][0].mean()), rel=0.5
     )
+
+
+class Mixed(LatentPrior):
+    """A mixture of two Gaussians: the sign of z_0 chooses one, the rest of z draws from it."""
+
+    def __init__(self, mixture, share):
+        super().__init__()
+        self.image_shape, self.latent_shape = SHAPE, (1 + math.prod(SHAPE),)
+        self.components = mixture.components
+        self.threshold = float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(share)))
+
+    def decode(self, z):
+        first, second = (c.decode(z[:, 1:].view(-1, *c.latent_shape)) for c in self.components)
+        return torch.where((z[:, 0] < self.threshold)[:, None, None, None], first, second)
+
+
+def test_evidence_of_a_mixture():
+    """Catches weights that lose a component's share: its evidence is known in closed form."""
+    share, components = 0.3, [gaussian(), gaussian()]
+    components[1].mean += 0.5
+    weights = torch.tensor([share, 1 - share], dtype=torch.float64)
+    mixture = GaussianMixture.from_components(weights, components)
+    truth = mixture.sample(12, generator=seeded(1))
+    problem = Problem.simulate(truth, Identity(SHAPE), GaussianNoise(0.5), generator=seeded(2))
+    exact = mixture.posterior(problem).log_evidence
+    result = AnnealedImportance(particles=256)(problem, Mixed(mixture, share), generator=seeded(3))
+    error = (result.trace["log_evidence"][0] - exact) / result.trace["log_evidence_std"][0]
+    assert error.abs().max() < 3.5
+    assert abs(float(error.mean())) < 3 / 12**0.5
 
 
 def test_rows_do_not_see_each_other_and_generators_decide():
