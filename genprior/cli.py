@@ -41,6 +41,7 @@ COMMANDS = {
     "train nice": Command("train a flow of additive couplings", "commands.train:train_nice"),
     "train realnvp": Command("train a flow of affine couplings", "commands.train:train_realnvp"),
     "train glow": Command("train a Glow", "commands.train:train_glow"),
+    "train gan": Command("train a generator against a critic", "commands.train:train_gan"),
     "sample": Command("draw from a prior", "commands.listing:sample", ("name",)),
     "priors": Command("list the priors installed", "commands.listing:priors"),
     "solvers": Command("list the solvers", "commands.listing:solvers"),

@@ -19,6 +19,7 @@ from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.flows.families import NICE, Glow, PlanarFlow, RadialFlow, RealNVP
 from genprior.priors.flows.flow import Flow
+from genprior.priors.gan.gan import GAN
 from genprior.priors.gaussian.empirical import Empirical
 from genprior.priors.gaussian.gaussian import Gaussian
 from genprior.priors.gaussian.mixture import GaussianMixture
@@ -30,6 +31,7 @@ from genprior.priors.vae.hierarchical import HierarchicalVAE
 from genprior.priors.vae.vae import VAE
 
 __all__ = [
+    "GAN",
     "NICE",
     "VAE",
     "Autoencoder",

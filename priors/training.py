@@ -79,8 +79,8 @@ class Objective(ABC):
         Args:
             turn: Whose turn it is, and when.
             batch: Images, (B, C, H, W), pixels in [0, 1].
-            generator: One generator for each image, so that the loss does not depend on how a
-                batch is split among devices.
+            generator: Of the noise, drawn by `operators.random` in shapes (B, ...): then the
+                loss does not depend on how a batch is split among devices.
         """
 
 
@@ -113,7 +113,7 @@ class Trainable(Model):
     """
 
     training_defaults: ClassVar[Mapping[str, Any]] = {}
-    couples_rows: ClassVar[bool] = False
+    couples_rows: bool = False
 
     @abstractmethod
     def objective(self) -> Objective:

@@ -16,6 +16,7 @@ from typing import Any
 from genprior.commands.run import Run
 from genprior.commands.source import Source
 from genprior.priors import (
+    GAN,
     NICE,
     VAE,
     Autoencoder,
@@ -106,3 +107,4 @@ train_autoencoder = trainer(Autoencoder)
 train_nice = trainer(NICE)
 train_realnvp = trainer(RealNVP)
 train_glow = trainer(Glow)
+train_gan = trainer(GAN)

@@ -16,6 +16,8 @@ from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaus
 from genprior.priors.diffusion.parametrisations import KINDS
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.flows.conditioners import Convolutions, Transformer
+from genprior.priors.gan import networks
+from genprior.priors.gan.losses import AdversarialOptions
 from genprior.priors.vae.coders import convolutional, perceptron
 from genprior.priors.vae.pixels import BernoulliPixels, GaussianPixels
 from genprior.priors.vae.variational import BoundOptions
@@ -50,6 +52,8 @@ LEGAL_INSIDE = {
     "seed": {"-1", "0", "1000000000"},
     "log_mean": {"-1", "0"},
     "free_bits": {"0"},
+    **dict.fromkeys(("r1", "r2", "gradient_penalty"), {"0"}),
+    "clip": {""},
     "warm_up": {"0", "1000000000"},
     "betas": {""},  # none of its own
 }
@@ -57,6 +61,7 @@ LEGAL_INSIDE = {
 
 INSIDE = (
     r"(s|beta)_range|log_(mean|std)|closed_kl|free_bits|kl_weight|(flow|scaled)_[a-z]+|warm_up"
+    r"|critic_[a-z]+|gradient_penalty|batch_norm"
 )
 """Names in mappings, where they are typed as they are."""
 
@@ -163,6 +168,10 @@ def nested():
         "train glow": [
             ("network", "", Convolutions),
             ("network", "kind: transformer, ", Transformer),
+        ],
+        "train gan": [
+            *(("network", f"kind: {kind}, ", taker) for kind, taker in networks.KINDS.items()),
+            ("loss", "", AdversarialOptions),
         ],
     }
     for name, mappings in families.items():
