@@ -19,8 +19,8 @@ from genprior.priors.base import Model
 
 T = TypeVar("T")
 
-Loss = tuple[Tensor, dict[str, float]]
-"""The mean loss over a batch, and figures to log."""
+Loss = tuple[Tensor, Mapping[str, float | Tensor]]
+"""The mean loss over a batch, and figures to log: tensors, without gradients, wait for nothing."""
 
 
 @dataclass(frozen=True)

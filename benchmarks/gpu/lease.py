@@ -74,8 +74,9 @@ class Recipe:
 
     def images(self, carry: Path, split: str) -> data.ArrayImages:
         """Decode the carried images of a split."""
-        shape = {k: self.written.get(k) for k in ("size", "channels")}
-        found = data.images(carry / "data" / source(self.name), split=split, **shape)
+        size, channels = self.written.get("size"), self.written.get("channels")
+        folder = carry / "data" / source(self.name)
+        found = data.images(folder, size=size, channels=channels, split=split)
         assert isinstance(found, data.ArrayImages)
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Report:
         """Seconds trained, over all parts of a resumed run."""
         return self._earlier + time.perf_counter() - self._began
 
-    def add(self, group: str, loss: Tensor, logs: dict[str, float]) -> None:
+    def add(self, group: str, loss: Tensor, logs: Mapping[str, float | Tensor]) -> None:
         """Count one batch in."""
         figures = {group: loss, **{f"{group}/{k}": torch.as_tensor(v) for k, v in logs.items()}}
         for name, value in figures.items():

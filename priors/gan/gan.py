@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,8 @@ class GAN(Trainable, LatentPrior):
     def _pair(self) -> tuple[nn.Module, nn.Module]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return pair(self.image_shape, *self.latent_shape, self.network)
+            shape = cast(tuple[int, int, int], self.image_shape)  # none is open, as was asked
+            return pair(shape, self.latent_shape[0], self.network)
 
     def critic(self) -> nn.Module:
         """Return an untrained critic, (B, C, H, W) -> (B,), the same each time."""
