@@ -20,7 +20,7 @@ from genprior.operators.base import concrete
 from genprior.operators.random import Generators, spawn
 from genprior.priors.base import Prior
 from genprior.solvers.choice import REGISTRY, check_capability, without
-from genprior.solvers.chunks import Chunk, Solution, Tracking, join
+from genprior.solvers.chunks import WORST, Chunk, Solution, Tracking, join
 from genprior.solvers.result import Result, paired_std
 
 T = TypeVar("T")
@@ -185,7 +185,10 @@ class Solver(ABC):
         if not failed:
             return ""
         measures = {
-            "residual": ("the last residual |y - A x|", "where noise makes it 1"),
+            WORST if WORST in found.trace else "residual": (
+                "the last residual |y - A x|",
+                "where noise makes it 1",
+            ),
             "r_hat": ("R-hat", "where chains that agree have 1"),
         }
         how_far = ""

@@ -57,6 +57,11 @@ class Chunk:
         return iter(tqdm(steps, desc=label, leave=False))
 
 
+WORST = "worst_residual"
+"""The trace of the largest residual |y - A x| among an image's samples: one astray is enough to
+call an image not converged, and must not be hidden by the mean over the others."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """What a solver found for one chunk of b images, S samples each.
@@ -122,14 +127,19 @@ def _join_samples(group: list[Solution]) -> Solution:
         std=first.std,
         latents=torch.cat(latents, 1) if latents else None,
         trace={
-            # The mean over all samples: a chunk counts by how many it holds.
-            k: torch.stack(
-                [c * _padded(p.trace[k], n) for c, p in zip(counts, group, strict=True)]
-            ).sum(0)
-            / sum(counts)
+            k: _over_samples(k, [_padded(p.trace[k], n) for p in group], counts)
             for k, n in steps.items()
         },
     )
+
+
+def _over_samples(name: str, traces: list[Tensor], counts: list[int]) -> Tensor:
+    """Return the mean over all samples: a chunk counts by how many it holds. Or the worst."""
+    stacked = torch.stack(traces)
+    if name == WORST:
+        return stacked.amax(0)
+    weights = stacked.new_tensor(counts) / sum(counts)
+    return torch.tensordot(weights, stacked, 1)
 
 
 def _padded(trace: Tensor, steps: int) -> Tensor:

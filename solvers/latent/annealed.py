@@ -12,7 +12,7 @@ from torch import Tensor
 from genprior.operators.random import normal, spawn, systematic
 from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
-from genprior.solvers.chunks import Chunk, Solution
+from genprior.solvers.chunks import WORST, Chunk, Solution
 from genprior.solvers.latent.hmc import Point, StepSize, hmc_step
 from genprior.solvers.latent.latent_posterior import LatentPosterior, latent_posterior
 
@@ -40,7 +40,7 @@ class AnnealedImportance(Solver):
     The trace has, at its end, `log_evidence` (log p(y) in nats, where the noise's law is known in
     closed form), its standard error, and `ess`, the effective size of the particles from which
     the samples are drawn: more samples than that repeat each other. `converged` is False where
-    beta did not reach 1 in `steps`, or the residual is far above the noise.
+    beta did not reach 1 in `steps`, or a sample's residual is far above the noise.
 
     Attributes:
         particles: For each image, or as many as samples where those are more.
@@ -113,9 +113,9 @@ class AnnealedImportance(Solver):
         found = latent_posterior(prior, chunk.rows, self.decoder_variance)
         residual = found.misfit(z)
         shape = (len(weights), chunk.samples)
-        explained = found.explains(residual).view(shape).float().mean(1) > 0.5
         trace = {
             "residual": residual.view(shape).mean(1)[None],
+            WORST: residual.view(shape).amax(1)[None],
             "ess": 1 / weights.square().sum(1)[None],
             "temperatures": system.taken[None],
         }
@@ -124,7 +124,7 @@ class AnnealedImportance(Solver):
             trace["log_evidence_std"] = system.variance.sqrt()[None]
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
-            converged=(system.beta == 1) & explained,
+            converged=(system.beta == 1) & found.explains(residual).view(shape).all(1),
             latents=z.unflatten(0, shape),
             trace=trace,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from genprior.operators.random import normal, spawn
 from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
-from genprior.solvers.chunks import Chunk, Solution
+from genprior.solvers.chunks import WORST, Chunk, Solution
 from genprior.solvers.latent.diagnostics import effective_sample_size, split_r_hat
 from genprior.solvers.latent.hmc import Point, Potential, StepSize, fit_metric, hmc_step
 from genprior.solvers.latent.latent_posterior import LatentPosterior, latent_posterior
@@ -35,8 +35,8 @@ class LatentSampler(Solver):
     grows from 1/1000 to 1, which leads chains into probable modes, then the metric and every
     chain's step size adapt. The trace has the largest split R-hat ("r_hat") and the smallest
     effective sample size ("ess") over the latent's coordinates; `converged` is False where R-hat
-    exceeds 1.05 (chains disagree: the posterior has modes that they do not cross) or the residual
-    is far above the noise.
+    exceeds 1.05 (chains disagree: the posterior has modes that they do not cross) or a sample's
+    residual is far above the noise.
 
     Attributes:
         steps: Draws of each chain after the warm-up.
@@ -90,16 +90,18 @@ class LatentSampler(Solver):
         z = self._spread(draws, chunk.samples)
         found = latent_posterior(prior, chunk.rows, self.decoder_variance)
         z = z.flatten(0, 1).unflatten(1, prior.latent_shape)
-        misfit = found.misfit(z).view(len(y), -1).mean(1)
+        misfit = found.misfit(z).view(len(y), -1)
+        worst = misfit.amax(1)
         r_hat = split_r_hat(draws).amax(1)
         shape = (len(y), chunk.samples)
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
-            converged=(r_hat <= R_HAT) & posterior.take(images * self.chains).explains(misfit),
+            converged=(r_hat <= R_HAT) & posterior.take(images * self.chains).explains(worst),
             latents=z.unflatten(0, shape),
             trace={
                 "energy": energies,
-                "residual": misfit[None],
+                "residual": misfit.mean(1)[None],
+                WORST: worst[None],
                 "r_hat": r_hat[None],
                 "ess": effective_sample_size(draws).amin(1)[None],
                 "acceptance": acceptance[None],

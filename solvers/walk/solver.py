@@ -13,7 +13,7 @@ from genprior.operators import Inpainting, Problem
 from genprior.operators.base import per_row
 from genprior.priors.base import DenoisingPrior, Prior
 from genprior.solvers.base import Counted, Solver
-from genprior.solvers.chunks import Chunk, Solution
+from genprior.solvers.chunks import WORST, Chunk, Solution
 from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.state import Walk
@@ -24,8 +24,8 @@ class DiffusionSolver(Solver):
     """Base of the solvers that walk down the noise levels of a `DenoisingPrior`.
 
     A method gives `descend`, and where its own differ `levels`, `start` and `refuse`. The trace's
-    last entry, at sigma 0, is of the images returned; where they are further from y than
-    noise explains, `converged` is False.
+    last entry, at sigma 0, is of the images returned; where one of an image's samples is further
+    from y than noise explains, `converged` is False.
 
     Attributes:
         steps: Noise levels, as many as there are network evaluations unless the solver says so.
@@ -125,16 +125,18 @@ class DiffusionSolver(Solver):
         def per_image(values: Tensor) -> Tensor:
             return values.reshape(*values.shape[:-1], count, -1).mean(-1)
 
-        last = per_image(torch.where(sound, misfit(problem, x), torch.nan))
+        last = torch.where(sound, misfit(problem, x), torch.nan)
+        worst = last.reshape(count, -1).amax(1)
         residual = per_image(walk.residuals())
         sigma = per_image(walk.sigmas[: len(residual)])
         return Solution(
             samples=x.reshape(count, samples, *x.shape[1:]),
             mean=None if walk.mean is None else walk.mean[::samples],
             converged=walk.sound.reshape(count, -1).all(1)
-            & (last <= largest_misfit(problem)[::samples]),
+            & (worst <= largest_misfit(problem)[::samples]),
             trace={
                 "sigma": torch.cat([sigma, torch.zeros_like(sigma[:1])]),
-                "residual": torch.cat([residual, last[None]]),
+                "residual": torch.cat([residual, per_image(last)[None]]),
+                WORST: worst[None],
             },
         )

@@ -55,6 +55,25 @@ def test_images_far_from_y_have_not_converged(noise, off, expected):
     assert result.converged.tolist() == [expected]
 
 
+@pytest.mark.parametrize("batch_size", [None, 3, 1])
+def test_one_sample_astray_is_not_averaged_away(batch_size):
+    """Catches a mean over samples, which hides one of eight at ten times the noise and depends on
+    how they are cut into chunks; and a warning that tells the mean instead of what failed."""
+    off = [0.2, *[0.0] * 7]
+
+    class OneAstray(Astray):
+        def descend(self, walk):
+            mine = tuple(off.pop(0) for _ in walk.problem.y)
+            return Astray(steps=3, off=mine).descend(walk)
+
+    problem, solver = posed(GaussianNoise(0.02)), OneAstray(steps=3)
+    with pytest.warns(RuntimeWarning, match=r"\|y - A x\| is 10, where noise makes it 1"):
+        result = solver(problem, PRIOR, num_samples=8, batch_size=batch_size)
+    assert result.converged.tolist() == [False]
+    assert result.trace["worst_residual"].tolist() == [[pytest.approx(10)]]
+    assert result.trace["residual"][-1].tolist() == [pytest.approx(10 / 8)]
+
+
 def test_one_warning_names_the_images_and_their_residuals():
     """Catches silence, a warning a chunk, and one that does not say where."""
     problem = posed(GaussianNoise(0.02), count=3)
