@@ -68,6 +68,9 @@ class Operator(nn.Module, ABC):
         self.measurement_shape = tuple(measurement_shape)
         self._memo = Memo()
 
+    def extra_repr(self) -> str:
+        return f"{self.image_shape} -> {self.measurement_shape}"
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Degrade images (B, *image_shape) to measurements (B, *measurement_shape)."""

@@ -259,6 +259,14 @@ class Square(Operator):
         return x**2
 
 
+def test_an_operator_says_its_sizes():
+    """Catches `Identity()`, which of two operators in a notebook tells neither."""
+    assert repr(Identity((1, 4, 4))) == "Identity((1, 4, 4) -> (1, 4, 4))"
+    assert "(1, 4, 4) -> (1, 2, 2)" in repr(
+        Compose(Identity((1, 2, 2)), Downsampling(2, (1, 4, 4)))
+    )
+
+
 def test_a_problem_says_what_kind_it_is():
     """Catches a closed form taken where the operator is not linear or the noise not Gaussian."""
     shape, y = (1, 4, 4), images(2, 1, 4, 4)
