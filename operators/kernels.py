@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genprior.operators.files.picture import read_grey
 from genprior.operators.random import normal
+from genprior.operators.random import uniform as uniform_numbers
 
 LARGEST = 256
 """Pixels: the longest size that a kernel may be asked for."""
@@ -60,7 +61,7 @@ def motion(
     else:
         if generator is None:
             raise ValueError("a random path needs a generator; for a straight one give an angle")
-        start = 2 * math.pi * torch.rand((), generator=generator, dtype=torch.float64)
+        start = 2 * math.pi * uniform_numbers((1,), generator, dtype=torch.float64)
         turns = normal((steps - 1,), generator, dtype=torch.float64)
         headings = start + turns.cumsum(0) * math.sqrt(4 / steps)
     moves = torch.stack([-headings.sin(), headings.cos()], dim=1) * length / (steps - 1)

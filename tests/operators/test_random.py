@@ -4,6 +4,7 @@ import pytest
 import torch
 from tools import identical
 
+from genprior.operators import kernels
 from genprior.operators.random import Shared, check_generators, normal, poisson, spawn, uniform
 
 
@@ -91,6 +92,8 @@ def test_bad_generators_are_named():
         check_generators([1, 2], 2)
     with pytest.raises(ValueError, match="2 generators came for 3 images"):
         normal((3, 2), generators(1, 2))
+    with pytest.raises(TypeError, match=r"for a seed write torch.Generator\(\)"):
+        kernels.motion(5, generator=0)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
