@@ -22,9 +22,9 @@ from genprior.operators import GaussianNoise, Problem
 from genprior.pretrained.loader import card
 from genprior.priors import Prior
 from genprior.restoration import memory
-from genprior.restoration.degradation import Degradation
-from genprior.restoration.kernel_estimate import find_kernel
-from genprior.restoration.posing import Fit, Posed, pose
+from genprior.restoration.degradation import Degradation, Size
+from genprior.restoration.kernel_estimate import candidates, find_kernel
+from genprior.restoration.posing import Fit, Posed, pose, refuse_unless_one_fits
 from genprior.restoration.progress import Progress, duration, seconds_needed
 from genprior.restoration.scores import residual, score
 from genprior.restoration.settings import Solving
@@ -90,7 +90,8 @@ def restore(
     given = read_photo(photo, channels=1 if channels == 1 else None, value_range=limits)
     if channels == 1:
         given = replace(given, profile=None)  # of the colours that it had
-    settled, evidence = _with_kernel(given, settled, prior, fit)
+    size = (size, size) if isinstance(size, int) else size
+    settled, evidence = _with_kernel(given, settled, prior, fit, size)
     posed = pose(
         given.pixels,
         settled,
@@ -98,7 +99,7 @@ def restore(
         solving=solving,
         simulate=simulate,
         fit=fit,
-        size=(size, size) if isinstance(size, int) else size,
+        size=size,
         keep=(not simulate and settled.task == "inpaint") if keep is None else keep,
         steps=given.steps,
     )
@@ -119,13 +120,15 @@ def restore(
 
 
 def _with_kernel(
-    photo: Photo, degradation: Degradation, prior: Prior, fit: Fit | None
+    photo: Photo, degradation: Degradation, prior: Prior, fit: Fit | None, size: Size | None
 ) -> tuple[Degradation, dict[str, float] | None]:
     """Find the kernel of `--kernel auto`; print the evidence of the best of each kind."""
     if degradation.kernel != "auto":
         return degradation, None
     if fit == "resize":
         raise ValueError("--kernel auto measures the photo's own pixels: --fit resize alters them")
+    kernels = candidates().values()
+    refuse_unless_one_fits(photo.pixels, degradation, prior, kernels, fit=fit, size=size)
     noise = degradation.noise(photo.pixels, steps=photo.steps)[0]
     assert isinstance(noise, GaussianNoise)
     circular = degradation.boundary == "circular"

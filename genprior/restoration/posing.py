@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -123,13 +123,7 @@ def pose(
             another size.
         MemoryError: Solving it would take more memory than is free.
     """
-    channels = prior.image_shape[0] or photo.shape[0]
-    grey = channels > 1 and bool((photo == photo[:1]).all())
-    if channels != photo.shape[0] and not grey:
-        raise ValueError(
-            f"the photo has {photo.shape[0]} channel(s), the prior is for {channels}: "
-            f"--channels {channels} converts the photo"
-        )
+    channels, grey = _channels(photo, prior)
     if keep and degradation.task != "inpaint":
         raise ValueError(f"--keep is for --task inpaint, not for {degradation.task}")
     kernel = degradation.draw_kernel()
@@ -186,6 +180,44 @@ def pose(
         windows=windows,
         noise_from=noise_from,
     )
+
+
+def refuse_unless_one_fits(
+    photo: Tensor,
+    degradation: Degradation,
+    prior: Prior,
+    kernels: Iterable[Tensor],
+    *,
+    fit: Fit | None,
+    size: Size | None,
+) -> None:
+    """Raise what `pose` would for the first of `kernels`, where it would for every one."""
+    _channels(photo, prior)
+    served, first = prior.image_shape[1:], None
+    for kernel in kernels:
+        try:
+            wanted = _wanted_size(
+                photo, degradation, kernel, served, simulate=False, fit=fit, size=size
+            )
+            _fitted(photo, None, wanted, fit=fit, drawn=True)
+        except ValueError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+def _channels(photo: Tensor, prior: Prior) -> tuple[int, bool]:
+    """Return the channels that are solved, and whether a grey photo is posed to more of them."""
+    channels = prior.image_shape[0] or photo.shape[0]
+    grey = channels > 1 and bool((photo == photo[:1]).all())
+    if channels != photo.shape[0] and not grey:
+        raise ValueError(
+            f"the photo has {photo.shape[0]} channel(s), the prior is for {channels}: "
+            f"--channels {channels} converts the photo"
+        )
+    return channels, grey
 
 
 def _shared_by(noise: Noise, channels: int) -> Noise:

@@ -112,6 +112,37 @@ def test_kernel_of_a_photo_is_estimated(photo_place, capsys, name):
     assert "--simulate" in refused(capsys, photo_place, *words)
 
 
+def test_a_photo_that_no_kernel_fits_is_refused_before_the_search(
+    photo_place, capsys, monkeypatch
+):
+    """Would catch a search that ends in its size or its colours refused, and a size refused that
+    some kernel serves."""
+
+    class Searched(Exception):
+        pass
+
+    def search(*arguments, **keywords):
+        raise Searched
+
+    def said(*more):
+        assert (
+            run("--task", "deblur", "--kernel", "auto", "--sigma", ".01", *more, exact=True) == 2
+        )
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("genprior.commands.restore.find_kernel", search)
+    photo(SIDE, SIDE)
+    assert f"must be {SIDE - 4}x{SIDE - 4}" in said()
+    photo(1, 9)
+    assert "too small" in said("--fit", "crop")
+    photo(SIDE - 2, SIDE - 2)
+    assert "must be" in said("--boundary", "circular")
+    for side, boundary in ((SIDE - 2, "valid"), (SIDE, "circular")):
+        photo(side, side)
+        with pytest.raises(Searched):
+            said("--boundary", boundary)
+
+
 @pytest.mark.parametrize(
     ("words", "boundary"),
     [((), "valid"), (("--simulate",), "circular"), (("--boundary", "circular"), "circular")],
