@@ -106,7 +106,8 @@ def begin_with(model: Model, start: str) -> None:
     """Copy the weights of a trained model of the same family and network.
 
     A diffusion prior's network may be deeper than the trained one (`unet.extends`): the layers
-    that it has more begin as nothing, so both are the same function before training.
+    that it has more begin as nothing, so both are the same function before training. A VAE may
+    have a flow that the trained one has not: it begins as a rotation of the latent.
 
     Raises:
         ValueError: Family or network differ.
@@ -125,6 +126,8 @@ def begin_with(model: Model, start: str) -> None:
 
 
 def _can_begin(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    if theirs.get("flow", False) is None:
+        theirs = {**theirs, "flow": ours["flow"]}
     networks = ours.get("network", {}), theirs.get("network", {})
     return {**theirs, "network": networks[0]} == {**ours, "network": networks[0]} and extends(
         *networks

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genprior.operators.random import Generators
 from genprior.priors.base import EncodingPrior, LatentPrior
 from genprior.priors.training import Loss, Objective, Trainable, Turn, check_options
+from genprior.priors.vae.latent_flow import LatentFlow
 from genprior.priors.vae.pixels import PixelDistribution
 
 ACTIVE = 0.01
@@ -34,6 +35,7 @@ class BoundOptions:
         kl_weight: Weight of the KL; above 1 less is said in the latent and samples are cleaner,
             but images are reconstructed less well and the bound is looser.
         warm_up: Images over which the weight of the KL grows from 0.
+        flow_only: Train the flow of the prior alone, and leave both networks as they start.
 
     Source: Burda et al. 2016, arXiv:1509.00519 (IWAE); Kingma et al. 2016, arXiv:1606.04934
         (free bits); Higgins et al. 2017 (weight, beta-VAE); Bowman et al. 2016, arXiv:1511.06349
@@ -46,6 +48,7 @@ class BoundOptions:
     free_bits: float = 0.0
     kl_weight: float = 1.0
     warm_up: int = 0
+    flow_only: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (("samples", 1, 10_000), ("free_bits", 0, 100)):
@@ -71,7 +74,7 @@ class BoundTerms:
         log_likelihood: log p(x | z), (B, K).
         log_ratio: log p(z) - log q(z | x) at the draws, (B, K).
         kl: KL(q || p) of each latent unit in closed form, (B, units); in a hierarchy each unit's
-            KL is conditional on the draws above it.
+            KL is conditional on the draws above it, and with a flow (B, 1), the draws' own.
         means: Posterior means, (B, units): their variance over the data tells active units.
     """
 
@@ -125,11 +128,16 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
     Attributes:
         pixels: p(x | what the decoder outputs).
         bound: What is trained.
+        flow: What makes z standard normal, None where it is.
     """
 
     exact_encoder: ClassVar[bool] = False
     pixels: PixelDistribution
     bound: BoundOptions
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow: LatentFlow | None = None
 
     @abstractmethod
     def terms(self, x: Tensor, *, samples: int = 1, generator: Generators = None) -> BoundTerms:
@@ -185,8 +193,14 @@ class VariationalTraining(Objective):
 
     def __init__(self, prior: VariationalPrior) -> None:
         super().__init__(prior)
+        if prior.bound.flow_only and prior.flow is None:
+            raise ValueError("bound.flow_only trains a flow alone and this prior has none")
         self.prior = prior
         self._warned = False
+
+    def parameters(self, group: str) -> Iterable[nn.Parameter]:
+        flow = self.prior.flow if self.prior.bound.flow_only else None
+        return (self.networks if flow is None else flow).parameters()
 
     def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
         prior, options = self.prior, self.prior.bound

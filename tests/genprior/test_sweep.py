@@ -19,6 +19,7 @@ from genprior.priors.flows.conditioners import Convolutions, Transformer
 from genprior.priors.gan import networks
 from genprior.priors.gan.losses import AdversarialOptions
 from genprior.priors.vae.coders import convolutional, perceptron
+from genprior.priors.vae.latent_flow import LatentFlow
 from genprior.priors.vae.pixels import BernoulliPixels, GaussianPixels
 from genprior.priors.vae.variational import BoundOptions
 
@@ -164,6 +165,7 @@ def nested():
             ("pixels", "", GaussianPixels),
             ("pixels", "kind: bernoulli, ", BernoulliPixels),
             ("bound", "", BoundOptions),
+            ("flow", "", LatentFlow),
         ],
         "train glow": [
             ("network", "", Convolutions),
