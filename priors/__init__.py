@@ -19,6 +19,7 @@ from genprior.priors.diffusion.foreign import from_deepinv, to_deepinv
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.flows.families import NICE, Glow, PlanarFlow, RadialFlow, RealNVP
 from genprior.priors.flows.flow import Flow
+from genprior.priors.flows.rectangular import RectangularFlow
 from genprior.priors.gan.gan import GAN
 from genprior.priors.gaussian.empirical import Empirical
 from genprior.priors.gaussian.gaussian import Gaussian
@@ -55,6 +56,7 @@ __all__ = [
     "Prior",
     "RadialFlow",
     "RealNVP",
+    "RectangularFlow",
     "SingleLoss",
     "StationaryGaussian",
     "Trainable",

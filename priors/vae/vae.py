@@ -11,10 +11,10 @@ from torch import Tensor
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.base import Model
+from genprior.priors.flows.vectors import VectorFlow
 from genprior.priors.training import check_options
 from genprior.priors.vae import pixels as pixel_distributions
 from genprior.priors.vae.coders import coders
-from genprior.priors.vae.latent_flow import LatentFlow
 from genprior.priors.vae.variational import BoundOptions, BoundTerms, VariationalPrior
 
 
@@ -33,7 +33,7 @@ class VAE(VariationalPrior):
         pixels: 'kind' (gaussian, bernoulli or categorical) and its options; a Gaussian of learned
             std if None.
         bound: Options of `BoundOptions`: what is trained.
-        flow: Options of `LatentFlow`, {} for its defaults; no flow if None.
+        flow: Options of `VectorFlow`, {} for its defaults; no flow if None.
     Raises:
         ValueError: The latent size or an option is out of range, or of an unknown kind.
 
@@ -63,8 +63,8 @@ class VAE(VariationalPrior):
             image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self.network
         )
         if flow is not None:
-            check_options("flow", flow, LatentFlow)
-            self.flow = LatentFlow(latent_size, **flow)
+            check_options("flow", flow, VectorFlow)
+            self.flow = VectorFlow(latent_size, **flow)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z], (B, C, H, W), for latents (B, k); with a flow they are its e."""

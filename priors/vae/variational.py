@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from genprior.operators.random import Generators
 from genprior.priors.base import EncodingPrior, LatentPrior
+from genprior.priors.flows.vectors import VectorFlow
 from genprior.priors.training import Loss, Objective, Trainable, Turn, check_options
-from genprior.priors.vae.latent_flow import LatentFlow
 from genprior.priors.vae.pixels import PixelDistribution
 
 ACTIVE = 0.01
@@ -137,7 +137,7 @@ class VariationalPrior(Trainable, LatentPrior, EncodingPrior):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flow: LatentFlow | None = None
+        self.flow: VectorFlow | None = None
 
     @abstractmethod
     def terms(self, x: Tensor, *, samples: int = 1, generator: Generators = None) -> BoundTerms:

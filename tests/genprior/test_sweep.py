@@ -16,10 +16,10 @@ from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaus
 from genprior.priors.diffusion.parametrisations import KINDS
 from genprior.priors.diffusion.unet import UNet
 from genprior.priors.flows.conditioners import Convolutions, Transformer
+from genprior.priors.flows.vectors import VectorFlow
 from genprior.priors.gan import networks
 from genprior.priors.gan.losses import AdversarialOptions
 from genprior.priors.vae.coders import convolutional, perceptron
-from genprior.priors.vae.latent_flow import LatentFlow
 from genprior.priors.vae.pixels import BernoulliPixels, GaussianPixels
 from genprior.priors.vae.variational import BoundOptions
 
@@ -165,7 +165,7 @@ def nested():
             ("pixels", "", GaussianPixels),
             ("pixels", "kind: bernoulli, ", BernoulliPixels),
             ("bound", "", BoundOptions),
-            ("flow", "", LatentFlow),
+            ("flow", "", VectorFlow),
         ],
         "train glow": [
             ("network", "", Convolutions),

@@ -1,4 +1,4 @@
-"""A distribution that a VAE's latents follow, learned in place of N(0, I)."""
+"""A flow of plain vectors, such as the latents of a VAE."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from genprior.priors.flows.coupling import AffineCoupling, Channels
 from genprior.priors.flows.layers import ChannelMix
 
 
-class LatentFlow(Chain):
-    """z = f^-1(e), e ~ N(0, I): matrices and affine couplings of perceptrons in turn.
+class VectorFlow(Chain):
+    """Matrices and affine couplings of perceptrons in turn; it starts as a rotation.
 
-        log p(z) = log N(f(z); 0, I) + log |det df/dz|
-
-    f takes z as images (B, k, 1, 1) and starts as a rotation, with which p(z) = N(0, I).
+    It takes vectors as images (B, k, 1, 1) and gives (B, k).
 
     Args:
         size: k, at least 2.
@@ -26,10 +24,9 @@ class LatentFlow(Chain):
         hidden: Widths of a coupling's hidden layers.
         seed: Of the starting weights.
     Raises:
-        ValueError: z is one number, which has no halves, or an option is out of range.
+        ValueError: A vector is one number, which has no halves, or an option is out of range.
 
-    Source: Chen et al. 2017, arXiv:1611.02731, section 3.2 (a flow as the prior of a VAE);
-        Kingma, Dhariwal 2018, arXiv:1807.03039 (its layers). Differs: no actnorm.
+    Source: Kingma, Dhariwal 2018 (Glow), arXiv:1807.03039. Differs: no actnorm, and perceptrons.
     """
 
     def __init__(
@@ -37,7 +34,7 @@ class LatentFlow(Chain):
     ) -> None:
         check_counts("couplings", couplings)
         if size < 2:
-            raise ValueError(f"a flow takes latents of 2 numbers or more, not {size}")
+            raise ValueError(f"a flow takes vectors of 2 numbers or more, not {size}")
         network = conditioner({"kind": "perceptron", "hidden": hidden}, (1, 1))
         generator = torch.Generator().manual_seed(seed)
         layers: list[Bijection] = []
