@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -36,8 +37,8 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
     Raises:
         ValueError: The latent size or an option is out of range.
 
-    Source: Caterini et al. 2021, arXiv:2106.01413, equation 9. Differs: the determinant is taken
-        exactly, by k forward derivatives, as k is small; no second flow of the k numbers.
+    Source: Caterini et al. 2021, arXiv:2106.01413, with the determinant taken exactly, by k
+        forward derivatives. Differs: no second flow of the k numbers.
     """
 
     exact_encoder: ClassVar[bool] = False
@@ -83,7 +84,10 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
             _, column = torch.func.jvp(self.decode, (z,), (direction.expand_as(z),))
             return column.flatten(1)
 
-        columns = torch.func.vmap(along)(torch.eye(z.shape[1], dtype=z.dtype, device=z.device))
+        axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        with warnings.catch_warnings():  # torch's own, of its first forward derivative
+            warnings.simplefilter("ignore", FutureWarning)
+            columns = torch.func.vmap(along)(axes)
         gram = torch.einsum("ibd,jbd->bij", columns, columns)
         return 0.5 * torch.linalg.slogdet(gram).logabsdet
 
