@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genprior.data import images
+from genprior.figures.canvas import digits
 from genprior.operators import CompressedSensing, GaussianNoise, Problem
 from genprior.pretrained import load
 from genprior.priors import Prior
@@ -102,8 +102,6 @@ def draw(rows: list[dict[str, float]]) -> Figure:
 
 def csgm(data: str | None, seed: int) -> Figure:
     """Run the comparison on ten test digits and plot it."""
-    if data is None:
-        raise ValueError("this figure needs digits: pass --data, a folder with MNIST's files")
     if find_spec("sklearn") is None:
         raise ValueError("this figure needs scikit-learn: pip install genprior[figures]")
-    return draw(compare(load("mnist-vae"), images(data, split="test").batch(range(10)), seed=seed))
+    return draw(compare(load("mnist-vae"), digits(data, "test", 10), seed=seed))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from genprior.data import images
-from genprior.plots import grid
+from genprior.figures.canvas import canvas, digits, tiles
 from genprior.pretrained import load
 from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Trainable
 from genprior.training import TrainingOptions, train
@@ -24,18 +23,6 @@ M = TypeVar("M", bound=Trainable)
 
 WARM_UP = 400
 """Steps of the warm-up that `collapse` shows, half of the training."""
-
-
-def _digits(data: str | None, split: str, count: int) -> Tensor:
-    if data is None:
-        raise ValueError("this figure needs digits: pass --data, a folder with MNIST's files")
-    return images(data, split=split).batch(range(count))
-
-
-def _canvas(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _fit(model: M, x: Tensor, *, steps: int, seed: int, callback: Callback | None = None) -> M:
@@ -68,12 +55,12 @@ def codes(data: str | None, seed: int) -> Figure:
     hold 68 and 95 % of N(0, I); the right ones what is decoded from draws: of the VAE's prior,
     and, as an autoencoder has none, of a normal fitted to its codes.
     """
-    x, test = _digits(data, "train", 1000), _digits(data, "test", 256)
+    x, test = digits(data, "train", 1000), digits(data, "test", 256)
     kinds = classes(data, "test", 256)
     network = {"hidden": [500, 500], "seed": seed}
     autoencoder = Autoencoder((1, 28, 28), 2, network=network)
     vae = VAE((1, 28, 28), 2, network=network, pixels={"std": 0.35, "learned": False})
-    figure = _canvas(13, 7)
+    figure = canvas(13, 7)
     axes = figure.subplots(2, 3)
     for row, untrained in zip(axes, (autoencoder, vae), strict=True):
         prior = _fit(untrained, x, steps=1500, seed=seed)
@@ -86,10 +73,10 @@ def codes(data: str | None, seed: int) -> Figure:
             draws = draws @ torch.linalg.cholesky(z.T.cov()).T + z.mean(0)
             drawn = "a normal fitted to its codes, decoded"
         pairs = torch.cat([test[:10], prior.decode(z[:10]), test[10:20], prior.decode(z[10:20])])
-        _tiles(row[0], pairs, 10, f"{name}: digits above reconstructions")
+        tiles(row[0], pairs, 10, f"{name}: digits above reconstructions")
         _cloud(row[1], z, std, kinds)
         row[1].set_title(f"{name}: codes of 256 test digits", fontsize=10)
-        _tiles(row[2], prior.decode(draws), 10, drawn)
+        tiles(row[2], prior.decode(draws), 10, drawn)
     handles, labels = axes[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=12, frameon=False)
     return figure
@@ -121,8 +108,8 @@ def manifold(data: str | None, seed: int) -> Figure:
     assert isinstance(prior, VAE)
     quantiles = torch.special.ndtri(torch.linspace(0.025, 0.975, 20))
     z = torch.cartesian_prod(quantiles.flip(0), quantiles).flip(1)
-    figure = _canvas(6, 6.3)
-    _tiles(figure.subplots(), prior.decode(z), 20, "decoder of mnist-vae2 at quantiles of z")
+    figure = canvas(6, 6.3)
+    tiles(figure.subplots(), prior.decode(z), 20, "decoder of mnist-vae2 at quantiles of z")
     return figure
 
 
@@ -132,8 +119,8 @@ def collapse(data: str | None, seed: int) -> Figure:
     A decoder of std 0.9 gains less from most units than their KL costs, so they empty. A warm-up,
     which makes the KL cheap at first, slows that; free bits, which change the bound, prevent it.
     """
-    x = _digits(data, "train", 5000)
-    figure = _canvas(10, 4)
+    x = digits(data, "train", 5000)
+    figure = canvas(10, 4)
     active, bound = figure.subplots(1, 2)
     options: dict[str, dict[str, Any]] = {
         "no remedy": {},
@@ -173,17 +160,10 @@ def hierarchy(data: str | None, seed: int) -> Figure:
     assert isinstance(prior, HierarchicalVAE)
     generator = torch.Generator().manual_seed(seed)
     groups = prior.split_latent(torch.randn(1, *prior.latent_shape, generator=generator))
-    figure = _canvas(8, 4.7)
+    figure = canvas(8, 4.7)
     axes = figure.subplots(3, 1)
     titles = ("nothing fixed", "z_1 fixed", "z_1 and z_2 fixed")
     for fixed, (axis, title) in enumerate(zip(axes, titles, strict=True)):
         samples = prior.sample(24, generator=generator, fixed=groups[:fixed])
-        _tiles(axis, samples, 12, title)
+        tiles(axis, samples, 12, title)
     return figure
-
-
-def _tiles(axis: Any, x: Tensor, columns: int, title: str) -> None:
-    picture = grid(x, columns=columns).clamp(0, 1)
-    axis.imshow(picture.permute(1, 2, 0), cmap="gray", interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=10)

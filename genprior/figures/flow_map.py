@@ -1,0 +1,156 @@
+"""What a flow restores: digits from few measurements, and noisy ones at several weights.
+
+The protocols of Asim et al. 2020 (GlowIP, arXiv:1905.11672) on test digits, for the mode in z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genprior.figures.canvas import Measured, canvas, digits
+from genprior.figures.flows import load_flow
+from genprior.figures.inverse import cosine_basis, lasso, pose
+from genprior.metrics import psnr
+from genprior.operators import GaussianNoise, Identity, Problem
+from genprior.pretrained import load
+from genprior.priors import Flow, LatentPrior, Prior
+from genprior.solvers import FlowMAP, LatentMAP
+
+if TYPE_CHECKING:
+    pass
+
+DIGITS = 8
+
+MEASUREMENTS = (10, 25, 50, 100, 200, 400, 750)
+
+GAMMAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+SIGMA = 0.1
+"""Std of the noise that `gamma` removes."""
+
+FLOW_MAP = FlowMAP(steps=150)
+LATENT_MAP = LatentMAP(restarts=10, steps=250)
+
+WEIGHTS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Of Lasso's penalty: the best of them on other digits is taken, for each m and basis."""
+
+
+Row = dict[str, Any]
+
+
+def sensing(
+    flow: Flow,
+    vae: Prior,
+    x: Tensor,
+    others: Tensor,
+    *,
+    measurements: Sequence[int] = MEASUREMENTS,
+) -> list[Row]:
+    """Return the PSNR of what each method makes of m random measurements, noise of norm .1.
+
+    Args:
+        flow, vae: Of images (1, 28, 28).
+        x: Digits to measure, (B, 1, 28, 28).
+        others: Digits on which Lasso's weight is chosen.
+        measurements: Each m.
+    """
+    bases = {"pixels": torch.eye(784, dtype=torch.float64), "cosines": cosine_basis()}
+    rows: list[Row] = []
+    for m in measurements:
+        problem = pose(x, m)
+        mode = FLOW_MAP(problem, flow)
+        code = LATENT_MAP(problem, vae, generator=torch.Generator().manual_seed(0))
+        assert code.latents is not None
+        assert isinstance(vae, LatentPrior)
+        with torch.no_grad():
+            decoded = vae.decode(code.latents[:, 0])
+        found = {"flow": mode.mean, "vae": code.mean, "vae decoder": decoded}
+        for name, basis in bases.items():
+            weight = best_weight(pose(others, m), others, basis)
+            found[f"lasso {name}"] = lasso(problem, basis, weight=weight).view_as(x)
+        for what, image in found.items():
+            rows.append({"measurements": m, "what": what, **_scored(image, x)})
+            _say(rows[-1])
+    return rows
+
+
+def best_weight(problem: Problem, x: Tensor, basis: Tensor) -> float:
+    """Return the weight of Lasso's penalty with the least squared error on x."""
+
+    def error(weight: float) -> float:
+        return float((lasso(problem, basis, weight=weight) - x.flatten(1)).square().mean())
+
+    return min(WEIGHTS, key=error)
+
+
+def denoising(flow: Flow, x: Tensor, *, gammas: Sequence[float] = GAMMAS) -> list[Row]:
+    """Return the PSNR of noisy digits and of the mode in z at each weight of the prior."""
+    noise = GaussianNoise(SIGMA)
+    generator = torch.Generator().manual_seed(0)
+    problem = Problem.simulate(x, Identity(flow.image_shape), noise, generator=generator)
+    rows: list[Row] = [{"gamma": "noisy", **_scored(problem.y, x)}]
+    _say(rows[-1])
+    for gamma in gammas:
+        mode = replace(FLOW_MAP, gamma=gamma)(problem, flow)
+        rows.append({"gamma": gamma, **_scored(mode.mean, x)})
+        _say(rows[-1])
+    return rows
+
+
+def _scored(image: Tensor, x: Tensor) -> Row:
+    """Return the mean PSNR over digits, and its standard error, of pixels clipped to [0, 1]."""
+    each = psnr(image.clamp(0, 1), x)
+    return {"psnr": float(each.mean()), "error": float(each.std()) / len(each) ** 0.5}
+
+
+def _say(row: Row) -> None:
+    print(
+        "  ".join(f"{k} {v if isinstance(v, str) else f'{v:g}'}" for k, v in row.items()),
+        flush=True,
+    )
+
+
+def measurements(data: str | None, seed: int, prior: str) -> Measured:
+    """Measure eight test digits, and plot PSNR against the number of measurements."""
+    x, others = digits(data, "test", DIGITS), digits(data, "train", DIGITS)
+    if find_spec("sklearn") is None:
+        raise ValueError("this figure needs scikit-learn: pip install genprior[figures]")
+    rows = sensing(load_flow(prior), load("mnist-vae"), x, others)
+    styles = {
+        "flow": ("Glow, FlowMAP", "C0o-"),
+        "vae": ("VAE, LatentMAP", "C3s-"),
+        "vae decoder": ("VAE, its decoder's image alone", "C3x:"),
+        "lasso pixels": ("Lasso, pixels", "C1^-"),
+        "lasso cosines": ("Lasso, cosines", "C2v-"),
+    }
+    figure = canvas(6, 4)
+    axis = figure.subplots()
+    for what, (label, style) in styles.items():
+        mine = [row for row in rows if row["what"] == what]
+        m, db, error = ([row[key] for row in mine] for key in ("measurements", "psnr", "error"))
+        axis.errorbar(m, db, error, fmt=style, capsize=2, label=label)
+    axis.set(xscale="log", xlabel="measurements of 784 pixels", ylabel="PSNR, dB")
+    axis.legend(fontsize=8)
+    return Measured(figure, rows)
+
+
+def gamma(data: str | None, seed: int, prior: str) -> Measured:
+    """Denoise eight test digits, and plot PSNR against the weight of the prior."""
+    rows = denoising(load_flow(prior), digits(data, "test", DIGITS))
+    noisy, *modes = rows
+    figure = canvas(6, 4)
+    axis = figure.subplots()
+    g, db, error = ([row[key] for row in modes] for key in ("gamma", "psnr", "error"))
+    axis.errorbar(g, db, error, fmt="C0o-", capsize=2, label="Glow, FlowMAP (mode in z)")
+    axis.axhline(noisy["psnr"], color="0.5", ls=":", label=f"noisy, sigma {SIGMA:g}")
+    axis.set_xscale("symlog", linthresh=0.25)
+    axis.set_xticks(g, [f"{value:g}" for value in g])
+    axis.set(xlabel="gamma, the weight of the prior (1 is the posterior)", ylabel="PSNR, dB")
+    axis.legend(fontsize=8)
+    return Measured(figure, rows)
