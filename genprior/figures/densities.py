@@ -27,7 +27,7 @@ KINDS = {"planar": PlanarFlow, "radial": RadialFlow}
 DEPTHS = (2, 8, 32)
 TARGETS = 4
 
-STARTS = 3
+STARTS = 2
 """Fits of each flow to each density; the nearest is kept."""
 
 WALL = 0.4

@@ -140,7 +140,8 @@ def between(flow: Flow, x: Tensor, seed: int) -> Tensor:
 
 def paths(data: str | None, seed: int, prior: str) -> Figure:
     """Draw images on great circles in z between pairs of test digits."""
-    found = between(load_flow(prior), digits(data, "test", 12), seed)
+    x = digits(data, "test", 12)
+    found = between(load_flow(prior), x, seed)
     figure = canvas(9, 5.2)
     title = "great circles in z between two test images (first and last column)"
     tiles(figure.subplots(), found.flatten(0, 1), 11, title)

@@ -55,9 +55,9 @@ def test_four_densities_have_their_ridges_and_volumes():
 @pytest.mark.parametrize("kind", ["planar", "radial"])
 def test_gap_is_that_of_the_density_drawn(kind):
     """Catches a log-determinant of the wrong sign, and a flow drawn under another's title."""
-    half, cells = 9.0, 300
+    half, cells = 9.0, 200
     points, area = square(half, cells), (2 * half / cells) ** 2
-    for target, (flow, gap) in enumerate(fit(kind, 2, steps=40, starts=2)):
+    for target, (flow, gap) in enumerate(fit(kind, 2, steps=8, starts=2)):
         log_q = log_density(flow, points)
         q = log_q.exp() * area
         assert abs(float(q.sum()) - 1) < 2e-3
@@ -69,8 +69,8 @@ def test_gap_is_that_of_the_density_drawn(kind):
 
 def test_fit_comes_nearer():
     """Catches a descent that goes up, or on another density."""
-    early, late = (fit("planar", 4, steps=n, starts=1) for n in (2, 200))
-    assert all(b < 0.5 * a for (_, a), (_, b) in zip(early, late, strict=True))
+    early, late = (fit("planar", 3, steps=n, starts=1) for n in (2, 60))
+    assert all(b < 0.75 * a for (_, a), (_, b) in zip(early, late, strict=True))
 
 
 def test_masks_are_what_the_couplings_move():
@@ -119,9 +119,10 @@ def strokes(count):
     return x
 
 
-def test_each_method_is_scored_on_its_own_image():
+def test_each_method_is_scored_on_its_own_image(monkeypatch):
     """Catches scores under another's name: with all pixels measured only the VAE must fail."""
     pytest.importorskip("sklearn")
+    monkeypatch.setattr(flow_map, "WEIGHTS", (0.01,))
     vae = VAE((1, 28, 28), 2, network={"hidden": [8], "seed": 0}, pixels={"std": 0.3})
     vae.requires_grad_(False)
     x = strokes(2)
@@ -160,7 +161,7 @@ def test_another_flow_is_drawn_and_its_numbers_written(tmp_path, monkeypatch, ca
     monkeypatch.setattr(flow_map, "DIGITS", 2)
     (tmp_path / "digits").mkdir()
     for i, image in enumerate(strokes(2)):
-        write_image(image, tmp_path / "digits" / f"{i}.png")
+        write_image(tmp_path / "digits" / f"{i}.png", image)
     small_glow(28).save(tmp_path / "glow.safetensors")
     words = ["figure", "gamma", "--data", str(tmp_path / "digits"), "--out", str(tmp_path)]
     assert cli.main([*words, "--prior", str(tmp_path / "glow.safetensors")]) == 0
