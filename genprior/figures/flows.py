@@ -36,14 +36,16 @@ def load_flow(prior: str) -> Flow:
     return flow
 
 
-def coupling_masks(flow: Flow) -> list[list[tuple[str, Tensor]]]:
+def coupling_masks(flow: Flow, x: Tensor) -> list[list[tuple[str, Tensor]]]:
     """Return the partition of every coupling of a flow of scales, and what it does, by scale.
 
+    Args:
+        flow: A RealNVP or a Glow.
+        x: An image of its shape, (1, C, H, W); what it shows does not count.
     Returns:
         Its name, and what it does to each pixel: STAYS, MOVES or DONE, (C, H, W).
     """
     scales = next(m for m in flow.modules() if isinstance(m, MultiScale)).scales
-    x = torch.zeros(1, *flow.image_shape)
     before: list[Squeeze | int] = []
     found = []
     for scale in scales:
@@ -80,7 +82,7 @@ def _in_pixels(mask: Tensor, before: list[Squeeze | int]) -> Tensor:
 def masks(data: str | None, seed: int) -> Figure:
     """Draw which pixels of an 8x8 image each coupling of a RealNVP moves, and which it reads."""
     flow = RealNVP((1, 8, 8), levels=2, couplings=2, network={"width": 4}, seed=seed)
-    by_scale = coupling_masks(flow)
+    by_scale = coupling_masks(flow, torch.zeros(1, 1, 8, 8))
     figure = canvas(9.5, 4.6)
     axes = figure.subplots(len(by_scale), max(map(len, by_scale)), squeeze=False)
     for axis in axes.flat:

@@ -80,8 +80,9 @@ def test_masks_are_what_the_couplings_move():
     for module in flow.modules():
         if isinstance(module, AffineCoupling):
             module.register_forward_hook(lambda _, x, z: moved.append(x[0] != z[0]))
-    flow.encode(torch.rand(1, 1, 8, 8, generator=seeded()))
-    shown = [mask[None] for scale in coupling_masks(flow) for _, mask in scale]
+    x = torch.rand(1, 1, 8, 8, generator=seeded())
+    flow.encode(x)
+    shown = [mask[None] for scale in coupling_masks(flow, x) for _, mask in scale]
     assert len(shown) == len(moved) == 9
     for mask, changed in zip(shown, moved, strict=True):
         while mask.shape[1:] != changed.shape[1:]:
