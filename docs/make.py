@@ -37,6 +37,7 @@ class Command(NamedTuple):
 
 
 GUIDES, RESULTS = "docs/guides/pictures", "docs/results"
+LATENT = f"{GUIDES}/latent"
 IMAGES = "python benchmarks/images.py {prior} --data {data} --features $MODELS --bf16 --images 10"
 
 
@@ -91,7 +92,16 @@ COMMANDS = {
     "hierarchy": Command("genprior figure hierarchy --out OUT", {"hierarchy.png": GUIDES}),
     "csgm": Command(
         "python benchmarks/details/csgm.py --data $MNIST --out OUT",
-        dict.fromkeys(("csgm.png", "csgm.csv"), GUIDES),
+        dict.fromkeys(("csgm.png", "csgm.csv"), LATENT),
+    ),
+    "masks": Command("genprior figure masks --out OUT", {"masks.png": LATENT}),
+    "temperatures": Command(
+        "genprior figure temperatures --out OUT", {"temperatures.png": LATENT}
+    ),
+    "paths": Command("genprior figure paths --data $MNIST --out OUT", {"paths.png": LATENT}),
+    "measurements": Command(
+        "genprior figure measurements --data $MNIST --out OUT",
+        dict.fromkeys(("measurements.png", "measurements.csv"), LATENT),
     ),
     "truth-pictures": Command(
         "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from genprior.operators import GaussianNoise, Identity, Problem
 from genprior.pretrained import load
 from genprior.priors import Flow, LatentPrior, Prior
 from genprior.solvers import FlowMAP, LatentMAP
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DIGITS = 8
 """Test digits of each figure; as many training digits choose Lasso's weight."""
@@ -124,6 +127,11 @@ def measurements(data: str | None, seed: int, prior: str) -> Measured:
     if find_spec("sklearn") is None:
         raise ValueError("this figure needs scikit-learn: pip install genprior[figures]")
     rows = sensing(load_flow(prior), load("mnist-vae"), x, others, seed=seed)
+    return Measured(draw_sensing(rows), rows)
+
+
+def draw_sensing(rows: list[Row]) -> Figure:
+    """Plot a curve with standard errors for each method."""
     styles = {
         "flow": ("Glow, FlowMAP", "C0o-"),
         "vae": ("VAE, LatentMAP", "C3s-"),
@@ -138,8 +146,11 @@ def measurements(data: str | None, seed: int, prior: str) -> Measured:
         m, db, error = ([row[key] for row in mine] for key in ("measurements", "psnr", "error"))
         axis.errorbar(m, db, error, fmt=style, capsize=2, label=label)
     axis.set(xscale="log", xlabel="measurements of 784 pixels", ylabel="PSNR, dB")
+    shown = list(dict.fromkeys(row["measurements"] for row in rows))
+    axis.set_xticks(shown, [f"{m:g}" for m in shown])
+    axis.minorticks_off()
     axis.legend(fontsize=8)
-    return Measured(figure, rows)
+    return figure
 
 
 def gamma(data: str | None, seed: int, prior: str) -> Measured:
