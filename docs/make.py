@@ -103,6 +103,10 @@ COMMANDS = {
         "genprior figure measurements --data $MNIST --out OUT",
         dict.fromkeys(("measurements.png", "measurements.csv"), LATENT),
     ),
+    "gamma": Command(
+        "genprior figure gamma --data $MNIST --out OUT",
+        dict.fromkeys(("gamma.png", "gamma.csv"), LATENT),
+    ),
     "truth-pictures": Command(
         "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",
         {"truth.png": f"{RESULTS}/pictures", "ranks.png": GUIDES},

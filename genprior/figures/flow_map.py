@@ -115,10 +115,8 @@ def _scored(image: Tensor, x: Tensor) -> Row:
 
 
 def _say(row: Row) -> None:
-    print(
-        "  ".join(f"{k} {v if isinstance(v, str) else f'{v:g}'}" for k, v in row.items()),
-        flush=True,
-    )
+    words = (f"{k} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in row.items())
+    print(*words, sep="  ", flush=True)
 
 
 def measurements(data: str | None, seed: int, prior: str) -> Measured:
@@ -157,14 +155,18 @@ def gamma(data: str | None, seed: int, prior: str) -> Measured:
     """Denoise test digits, and plot PSNR against the weight of the prior."""
     x = digits(data, "test", DIGITS)
     rows = denoising(load_flow(prior), x, seed=seed)
+    return Measured(draw_denoising(rows), rows)
+
+
+def draw_denoising(rows: list[Row]) -> Figure:
+    """Plot the modes at each weight, evenly spaced, above the noisy image."""
     noisy, *modes = rows
     figure = canvas(6, 4)
     axis = figure.subplots()
-    g, db, error = ([row[key] for row in modes] for key in ("gamma", "psnr", "error"))
-    axis.errorbar(g, db, error, fmt="C0o-", capsize=2, label="Glow, FlowMAP (mode in z)")
+    db, error = ([row[key] for row in modes] for key in ("psnr", "error"))
+    axis.errorbar(range(len(modes)), db, error, fmt="C0o-", capsize=2, label="Glow, FlowMAP")
     axis.axhline(noisy["psnr"], color="0.5", ls=":", label=f"noisy, sigma {SIGMA:g}")
-    axis.set_xscale("symlog", linthresh=0.5)
-    axis.set_xticks(g, [f"{value:g}" for value in g])
+    axis.set_xticks(range(len(modes)), [f"{row['gamma']:g}" for row in modes])
     axis.set(xlabel="gamma, the weight of the prior (1 is the posterior)", ylabel="PSNR, dB")
     axis.legend(fontsize=8)
-    return Measured(figure, rows)
+    return figure
