@@ -123,14 +123,16 @@ class Walk:
     def weights(self, residual: Tensor) -> Tensor | float:
         """What brings each entry of y - A x0 to the noise level of an average one.
 
-            w = sigma_y / std(y | A x0)
+            w = min(1, sigma_y / std(y | A x0))
 
-        1 for Gaussian noise; Poisson's follows x0, and gradients treat it as a constant.
+        1 for Gaussian noise; Poisson's follows x0, and gradients treat it as a constant. Never
+        more: dark pixels would weigh tenfold, and the steps of a method that has one number for
+        A A^T would overshoot there until the walk blows up.
         """
         if not isinstance(self.problem.noise, PoissonNoise):
             return 1.0
         std = noise_std(self.problem, self.data.y - residual.detach())
-        return per_row(self.sigma_y, std) / std
+        return (per_row(self.sigma_y, std) / std).clamp(max=1)
 
     def weighted(self, residual: Tensor) -> Tensor:
         """Return `weights` times the residual y - A x0."""

@@ -76,12 +76,12 @@ class Dense:
     def residual(self, x: Tensor) -> Tensor:
         return self.y - self.a @ x
 
-    def weights(self, x0: Tensor) -> Tensor:
-        """sigma_y over the std of each entry of y about A x0; no variance of under .2 photons."""
+    def weights(self, x0: Tensor, most: float = 1.0) -> Tensor:
+        """sigma_y over the std of each entry of y about A x0, at most `most`."""
         if self.peak is None:
             return torch.ones_like(self.y)
         photons = (self.peak * (self.a @ x0)).clamp(min=0.2)
-        return self.sigma_y * self.peak / photons.sqrt()
+        return (self.sigma_y * self.peak / photons.sqrt()).clamp(max=most)
 
     def r2(self, sigma: float) -> float:
         """Variance of x0 given x_sigma for white data."""

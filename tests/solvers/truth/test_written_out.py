@@ -132,7 +132,7 @@ def test_walk_is_the_one_written_out(solver, walk, kind):
         sigmas = torch.tensor([*(s for s, *_ in p.record), 0.0], dtype=torch.float64)
         torch.testing.assert_close(found.trace["sigma"][:, i], sigmas)
         unit = p.sigma_y * len(p.y) ** 0.5
-        p.noticed(0.0, x)
+        p.noticed(0.0, x, p.weights(x, most=math.inf))
         norms = torch.stack([(w * p.residual(x0)).norm() / unit for _, x0, w in p.record])
         torch.testing.assert_close(found.trace["residual"][:, i], norms, rtol=1e-5, atol=1e-7)
 
