@@ -220,6 +220,13 @@ class Solver(ABC):
             with torch.no_grad():
                 return self._solve(chunk, prior)
         except RuntimeError as error:
+            if "requires grad" in str(error) or "not require grad" in str(error):
+                raise TypeError(
+                    f"{type(self).__name__} follows gradients through the operator and the prior, "
+                    f"and one gives none ({type(chunk.problem.operator).__name__}, "
+                    f"{type(prior.prior).__name__}): write them with differentiable operations of "
+                    "torch, without numpy, .detach(), .item() or rounding"
+                ) from error
             short = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
             if not short:
                 raise

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tools import identical, linear_vae, pose, problems, randn, seeded
 
-from genprior.operators import Blur, GaussianNoise, Problem
+from genprior.operators import Blur, GaussianNoise, Operator, Problem
 from genprior.priors import Diffusion, Gaussian
 from genprior.priors.diffusion.unet import UNet
-from genprior.solvers import DDRM, DPS, MMPS, ExactPosterior, LatentMAP, LatentSampler
+from genprior.solvers import DAPS, DDRM, DPS, MMPS, ExactPosterior, LatentMAP, LatentSampler
 
 SHAPE = (2, 4, 6)
 SHORT = LatentSampler(steps=8, warm_up=20, chains=2, leapfrog=2)
@@ -85,6 +85,31 @@ def test_half_precision_through_fourier_transforms(name, dtype):
             assert found.mean.isfinite().all()
     mean = ExactPosterior()(half, gaussian().to(dtype)).mean
     assert (mean.double() - expected).abs().max() < 20 * torch.finfo(dtype).eps
+
+
+class Rounded(Operator):
+    """Torch's rounding has a derivative of 0, which has none; numpy has none at all."""
+
+    def __init__(self, through_numpy):
+        super().__init__(SHAPE, SHAPE)
+        self.through_numpy = through_numpy
+
+    def forward(self, x):
+        x = torch.from_numpy(x.detach().numpy()) if self.through_numpy else x
+        return (8 * x).round() / 8
+
+
+@pytest.mark.parametrize(
+    ("solver", "through_numpy"),
+    [(DAPS(steps=3), False), (DAPS(steps=3), True), (DPS(steps=3), True), (SHORT, True)],
+    ids=repr,
+)
+def test_an_operator_without_a_gradient_is_named(solver, through_numpy):
+    """Catches torch's own words about element 0 of tensors."""
+    y = 0.5 + 0.2 * randn(1, *SHAPE)
+    problem = Problem(y, Rounded(through_numpy), GaussianNoise(0.05))
+    with pytest.raises(TypeError, match=r"one gives none \(Rounded, Gaussian\): write them with"):
+        solver(problem, gaussian(), generator=seeded())
 
 
 class Breaking(Gaussian):
