@@ -94,6 +94,10 @@ COMMANDS = {
         "python benchmarks/details/csgm.py --data $MNIST --out OUT",
         dict.fromkeys(("csgm.png", "csgm.csv"), LATENT),
     ),
+    "densities": Command(
+        "genprior figure densities --out OUT",
+        dict.fromkeys(("densities.png", "densities.csv"), LATENT),
+    ),
     "masks": Command("genprior figure masks --out OUT", {"masks.png": LATENT}),
     "temperatures": Command(
         "genprior figure temperatures --out OUT", {"temperatures.png": LATENT}

@@ -128,7 +128,7 @@ def densities(data: str | None, seed: int) -> Measured:
     """Draw the four densities, and flows of each kind and depth fitted to them."""
     points, log_z = square(4.5, 120), log_normalisers()
     panels = (-energies(points) - log_z[:, None, None]).exp()
-    figure = canvas(14, 8.4)
+    figure = canvas(10, 6)
     axes = figure.subplots(TARGETS, 1 + len(KINDS) * len(DEPTHS))
     for axis, density, number in zip(axes[:, 0], panels, "1234", strict=True):
         _panel(axis, density, f"U{number}")
@@ -142,11 +142,11 @@ def densities(data: str | None, seed: int) -> Measured:
                 _panel(axes[target, column], density, f"{kind}, {depth}: KL {gap:.2f}")
                 row = {"density": f"U{target + 1}", "flow": kind, "layers": depth, "kl": gap}
                 rows.append(row)
-                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+                print(f"U{target + 1}, {depth} {kind} layers: KL {gap:.3f}", flush=True)
     return Measured(figure, rows)
 
 
 def _panel(axis: Any, density: Tensor, title: str) -> None:
     axis.imshow(density, origin="lower", cmap="magma_r", interpolation="bilinear")
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=7)
