@@ -57,7 +57,7 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
         check_latent_size(latent_size, size)
         if not 0 < std < math.inf:
             raise ValueError(f"std must be positive, not {std}")
-        self.image_shape = tuple(image_shape)
+        self.image_shape = self._shape = tuple(image_shape)
         self.latent_shape = (latent_size,)
         self.std = std
         check_options("flow", flow or {}, VectorFlow)
@@ -65,8 +65,8 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return g(z), (B, C, H, W), for latents (B, k)."""
-        padded = F.pad(z.to(self._dtype), (0, math.prod(self.image_shape) - z.shape[1]))
-        return self.flow.inverse(padded).view(-1, *self.image_shape).to(z.dtype)
+        padded = F.pad(z.to(self._dtype), (0, self.flow.size - z.shape[1]))
+        return self.flow.inverse(padded).view(-1, *self._shape).to(z.dtype)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return z (B, k), with which g(z) is an image's projection onto the surface.
@@ -81,8 +81,8 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
         """Return the logarithm of how much g stretches volume, 1/2 log det J^T J, (B,)."""
 
         def along(direction: Tensor) -> Tensor:
-            _, column = torch.func.jvp(self.decode, (z,), (direction.expand_as(z),))
-            return column.flatten(1)
+            pushed: Any = torch.func.jvp(self.decode, (z,), (direction.expand_as(z),))
+            return pushed[1].flatten(1)
 
         axes = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         with warnings.catch_warnings():  # torch's own, of its first forward derivative

@@ -44,6 +44,7 @@ class VectorFlow(Chain):
                 layers.append(ChannelMix(size, generator))
                 layers.append(AffineCoupling(size, Channels(), network))
         super().__init__([*layers, Flatten((size, 1, 1))])
+        self.size = size
         self.config: dict[str, Any] = {
             "couplings": couplings,
             "hidden": list(hidden),
