@@ -268,10 +268,13 @@ class Degradation:
 
 
 def _warn_if_inverted(mask: Tensor, name: str) -> None:
-    """Warn where most is missing, and most of that lies inside compact holes."""
+    """Warn where most is missing, and either part is compact: neither scattered nor thin."""
     missing = 1 - mask.double().mean().item()
-    inside = torch.nn.functional.max_pool2d(mask.float(), 2 * REACH + 1, 1, REACH) == 0
-    if missing > 0.5 and inside.double().mean().item() > missing / 2:
+    grown = torch.nn.functional.max_pool2d(mask.float(), 2 * REACH + 1, 1, REACH)
+    large = 1 - grown.mean().item() > missing / 2
+    shrunk = 1 - torch.nn.functional.max_pool2d(1 - mask.float(), 3, 1, 1)
+    compact = shrunk.mean().item() > (1 - missing) / 3  # thin lines keep less than a third
+    if missing > 0.5 and (large or compact):
         warnings.warn(
             f"{name}: black is missing, here {missing:.1%} of the pixels in large holes. If white "
             "is the hole, --invert-mask swaps them",

@@ -191,6 +191,12 @@ def test_a_mask_that_looks_inverted(photo_place, capsys):
         Image.fromarray((255 * kind).astype(np.uint8)).save("mask.png")
         restore(*INPAINT, "--sigma", ".1", "--force")
         assert capsys.readouterr().err.count("--invert-mask") == warns
+    photo(SIDE, SIDE)  # on which nothing lies far from the hole
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[4:10, 5:11] = 255
+    Image.fromarray(mask).save("mask.png")
+    restore(*INPAINT, "--sigma", ".1", "--force")
+    assert "--invert-mask" in capsys.readouterr().err
 
 
 # Noise
