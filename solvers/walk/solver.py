@@ -18,6 +18,9 @@ from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.state import Walk
 
+MOST_STEPS = 1_000_000
+"""Levels are laid out before anything else is done: more would fill the memory first."""
+
 
 @dataclass(frozen=True)
 class DiffusionSolver(Solver):
@@ -49,8 +52,8 @@ class DiffusionSolver(Solver):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.steps < 1:
-            raise ValueError(f"{name}: steps must be at least 1, not {self.steps}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"{name}: steps must be from 1 to {MOST_STEPS}, not {self.steps}")
         if self.antithetic and (self.joint or self.point_estimate):
             raise ValueError(f"{name} draws no independent samples that antithetic could pair")
         if self.returns < 0 or not 0 <= self.window[0] <= self.window[1]:

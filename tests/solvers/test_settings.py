@@ -173,7 +173,8 @@ LEGAL = [
     lambda: PiGDM(steps=1),
 ]
 ILLEGAL = [
-    (lambda: PiGDM(steps=0), "steps must be at least 1, not 0"),
+    (lambda: PiGDM(steps=0), "steps must be from 1 to 1000000, not 0"),
+    (lambda: MMPS(steps=10**9), "steps must be from 1 to 1000000, not 1000000000"),
     (lambda: PiGDM(returns=-1), "returns must be at least 0"),
     (lambda: PiGDM(window=(-0.1, 1.0)), "0 <= low <= high"),
     (lambda: PiGDM(window=(1.0, 0.9)), "0 <= low <= high"),

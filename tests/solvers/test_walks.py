@@ -127,7 +127,7 @@ def test_cost_is_what_the_fields_say(solver, forwards, vjps):
 @pytest.mark.parametrize("solver", [MMPS, PiGDM, DPS, DAPS, DiffPIR, DDNM, DDRM, SMC, REDDiff])
 def test_steps_below_one_are_refused(solver):
     """Catches an empty walk that returns its start."""
-    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="steps must be from 1 to 1000000, not 0"):
         solver(steps=0)
 
 
