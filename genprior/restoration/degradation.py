@@ -81,7 +81,8 @@ class Degradation:
             if given and self.task != task:
                 raise ValueError(f"--{need} is for --task {task}, not for {self.task}")
             if not given and self.task == task:
-                raise ValueError(f"--task {task} needs --{need}")
+                found = "; auto finds one for a photo" if need == "kernel" else ""
+                raise ValueError(f"--task {task} needs --{need}{found}")
         if self.mask is None and (self.invert_mask or self.mask_threshold is not None):
             raise ValueError("--invert-mask and --mask-threshold go with --mask")
         if self.mask_threshold is not None and not 0 < self.mask_threshold < 1:

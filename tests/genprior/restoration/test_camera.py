@@ -131,6 +131,8 @@ def test_a_photo_that_no_kernel_fits_is_refused_before_the_search(
         return capsys.readouterr().err
 
     monkeypatch.setattr("genprior.commands.restore.find_kernel", search)
+    assert run("--task", "deblur", "--sigma", ".01", exact=True) == 2
+    assert "--kernel; auto finds one" in capsys.readouterr().err
     photo(SIDE, SIDE)
     assert f"must be {SIDE - 4}x{SIDE - 4}" in said()
     photo(1, 9)

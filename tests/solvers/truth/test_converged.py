@@ -61,12 +61,12 @@ def test_one_sample_astray_is_not_averaged_away(batch_size):
     how they are cut into chunks; and a warning that tells the mean instead of what failed."""
     off = [0.2, *[0.0] * 7]
 
-    class OneAstray(Astray):
+    class _OneAstray(Astray):
         def descend(self, walk):
             mine = tuple(off.pop(0) for _ in walk.problem.y)
             return Astray(steps=3, off=mine).descend(walk)
 
-    problem, solver = posed(GaussianNoise(0.02)), OneAstray(steps=3)
+    problem, solver = posed(GaussianNoise(0.02)), _OneAstray(steps=3)
     with pytest.warns(RuntimeWarning, match=r"\|y - A x\| is 10, where noise makes it 1"):
         result = solver(problem, PRIOR, num_samples=8, batch_size=batch_size)
     assert result.converged.tolist() == [False]
