@@ -1,7 +1,7 @@
 """The default on images that chose nothing, beside DPS and plain MMPS: a CSV.
 
     python benchmarks/details/default.py --mnist F --fashion F --cats F --photos KODAK
-                                         [--out docs/results/images/default.csv] [--only digits cats]
+                                         [--out docs/results/images/default.csv] [--only cats]
 
 Digits, fashion (12x12 of 28x28 missing in the middle) and cats (13x13 of 32x32), noise .05, 24
 test images, 8 samples each; photos: the middle 128x128 of four, noise .02, blurred by a Gaussian
