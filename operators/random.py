@@ -121,7 +121,7 @@ def _draw(
         drawn = torch.empty(tuple(shape), dtype=dtype, device=own)
         for row, g in zip(drawn, generator, strict=True):
             function(row.shape, generator=g, out=row)
-    return drawn.to(device)
+    return drawn if drawn.is_meta else drawn.to(device)
 
 
 def normal(

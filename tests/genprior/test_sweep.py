@@ -11,7 +11,7 @@ from photos import photo, save_priors, smooth_gaussian
 
 from genprior import cli
 from genprior.data import write_image
-from genprior.figures import registry
+from genprior.figures import canvas, registry
 from genprior.priors import Diffusion, Gaussian, GaussianMixture, StationaryGaussian
 from genprior.priors.diffusion.parametrisations import KINDS
 from genprior.priors.diffusion.unet import UNet
@@ -122,7 +122,7 @@ def place(tmp_path, monkeypatch):
         monkeypatch.setattr(f"genprior.{work}", begin)
     monkeypatch.setattr("genprior.commands.listing.capabilities", begin)
     monkeypatch.setattr(cli, "_parser", functools.cache(cli._parser))
-    draw = registry.Drawing("", lambda data, seed: begin(registry.vae._digits(data, "test", 1)))
+    draw = registry.Drawing("", lambda data, seed: begin(canvas.digits(data, "test", 1)))
     monkeypatch.setattr(registry, "FIGURES", {"codes": draw})
     return tmp_path
 
