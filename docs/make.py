@@ -111,6 +111,12 @@ COMMANDS = {
         "genprior figure gamma --data $MNIST --out OUT",
         dict.fromkeys(("gamma.png", "gamma.csv"), LATENT),
     ),
+    "flows": Command(
+        "python benchmarks/details/flows.py --mnist $MNIST --fashion $FASHION --cats $CATS "
+        "--out OUT",
+        dict.fromkeys(("bits.csv", "speed.csv", "map.csv", "posterior.csv"), f"{RESULTS}/flows"),
+        long=True,
+    ),
     "truth-pictures": Command(
         "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",
         {"truth.png": f"{RESULTS}/pictures", "ranks.png": GUIDES},

@@ -1,13 +1,13 @@
 """What the shipped flows reach: bits, speed, modes by L-BFGS and by Adam, posterior samples.
 
-    python benchmarks/details/flows.py --data DATA --out flows/ [--parts bits speed map posterior]
+    python benchmarks/details/flows.py --mnist F --fashion F --cats F --out flows/
+                                       [--parts bits speed map posterior]
 
-DATA holds mnist/, fashion_mnist/ and cats64/. `bits`: bits per dimension of all test images,
-uniformly dequantised (cats after shrinking and rounding to 8 bits). `speed`: seconds of sampling
-and of log_prob, and training beside a bare loop. `map`: `FlowMAP` on test cats, by L-BFGS and by
-Adam from z = 0 with as many gradients, and a VAE's `LatentMAP`, against the number of
-measurements. `posterior`: `AnnealedImportance` beside Langevin chains with an annealed start
-(`LatentSampler` of one leapfrog step) on test digits. Each part writes a CSV.
+`bits`: bits per dimension of all test images, uniformly dequantised (cats are shrunk to 32x32).
+`speed`: seconds of sampling and of log_prob, and training beside a bare loop. `map`: `FlowMAP` on
+test cats, by L-BFGS and by Adam from z = 0 with as many gradients, and a VAE's `LatentMAP`, against
+the number of measurements. `posterior`: `AnnealedImportance` beside Langevin chains with an
+annealed start (`LatentSampler` of one leapfrog step) on test digits. Each part writes a CSV.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from genprior.training import TrainingOptions
 FLOWS = {
     "mnist-glow": ("mnist", None),
     "mnist-realnvp": ("mnist", None),
-    "fashion-glow": ("fashion_mnist", None),
-    "cats32-glow": ("cats64", 32),
+    "fashion-glow": ("fashion", None),
+    "cats32-glow": ("cats", 32),
 }
-"""Where the images of each lie, and the size that they are shrunk to."""
+"""Which images each is of, and the size that they are shrunk to."""
 
 Rows = Iterator[dict[str, Any]]
 
@@ -46,9 +46,11 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def tested(data: Path, name: str) -> Images:
-    folder, size = FLOWS[name]
-    return images(data / folder, size=size, split="test")
+def tested(given: argparse.Namespace, name: str) -> Images:
+    kind, size = FLOWS[name]
+    if (folder := getattr(given, kind)) is None:
+        raise SystemExit(f"{name} needs --{kind} FOLDER")
+    return images(folder, size=size, split="test")
 
 
 def flow(name: str) -> Flow:
@@ -57,14 +59,14 @@ def flow(name: str) -> Flow:
     return prior
 
 
-def digits_apart(found: Images, count: int) -> Tensor:
+def apart(found: Images, count: int) -> Tensor:
     """As many images, evenly over the data."""
     return found.batch([i * len(found) // count for i in range(count)])
 
 
 def bits(given: argparse.Namespace) -> Rows:
     for name in given.flows:
-        prior, found, generator = flow(name), tested(given.data, name), seeded(0)
+        prior, found, generator = flow(name), tested(given, name), seeded(0)
         count = min(given.limit or len(found), len(found))
         each = []
         with torch.no_grad():
@@ -93,9 +95,9 @@ def speed(given: argparse.Namespace) -> Rows:
         def density(prior: Flow = prior, x: Tensor = x) -> Tensor:
             return prior.log_prob(x)
 
-        # In float32 on both sides: the bare loop's autocast is bfloat16 elsewhere.
         options = TrainingOptions(progress=False, grid=0, accelerator="cpu", precision="bf16")
         assert isinstance(prior, Trainable)
+        x = (255 * x).round() / 255  # as training images are
         sides = bare(prior, x, batch_size=64), ours(prior, x, batch_size=64, options=options)
         for side in sides:
             side()
@@ -117,9 +119,9 @@ def clock(call: Callable[[], object]) -> float:
 
 def modes(given: argparse.Namespace) -> Rows:
     """Compressed sensing of cats, noise .01: PSNR after as many gradients."""
-    found, prior, vae = tested(given.data, "cats32-glow"), flow("cats32-glow"), None
+    found, prior = tested(given, "cats32-glow"), flow("cats32-glow")
     vae = genprior.load("cats32-vae")
-    x = digits_apart(found, given.images)
+    x = apart(found, given.images or 8)
     steps = given.steps
     solvers: dict[str, tuple[Any, Solver]] = {
         "cats32-glow, L-BFGS": (prior, FlowMAP(steps=steps, tolerance=0.0)),
@@ -150,7 +152,7 @@ def modes(given: argparse.Namespace) -> Rows:
 
 def posterior(given: argparse.Namespace) -> Rows:
     """Digits from a tenth of their pixels, noise .2, by particles and by chains."""
-    prior, x = flow("mnist-glow"), digits_apart(tested(given.data, "mnist-glow"), given.images)
+    prior, x = flow("mnist-glow"), apart(tested(given, "mnist-glow"), given.images or 12)
     x = (255 * x + torch.rand(x.shape, generator=seeded(0))) / 256  # as the flow knows them
     mask = masks.random((28, 28), missing=0.9, generator=seeded(1))
     problem = Problem.simulate(x, Inpainting(mask), GaussianNoise(0.2), generator=seeded(2))
@@ -209,18 +211,19 @@ def write(path: Path, rows: Rows) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
+    for kind in dict.fromkeys(kind for kind, _ in FLOWS.values()):
+        parser.add_argument(f"--{kind}", type=Path, help="folder of these images")
     parser.add_argument("--out", type=Path, default=Path("flows"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--limit", type=int, help="images of `bits`; all if not given")
     parser.add_argument("--draws", type=int, default=1, help="of noise for each image of `bits`")
-    parser.add_argument("--images", type=int, default=20, help="of `map` and `posterior`")
+    parser.add_argument("--images", type=int, help="of `map`, 8, and of `posterior`, 12")
     parser.add_argument("--measurements", type=int, nargs="+", default=[150, 500, 1500])
-    parser.add_argument("--steps", type=int, default=150, help="gradients of `map`")
+    parser.add_argument("--steps", type=int, default=100, help="gradients of `map`")
     parser.add_argument("--solvers", nargs="+", default=[""], help="of `posterior`, in part")
-    parser.add_argument("--particles", type=int, default=32)
-    parser.add_argument("--langevin", type=int, default=2000, help="gradients of each chain")
+    parser.add_argument("--particles", type=int, default=16)
+    parser.add_argument("--langevin", type=int, default=600, help="gradients of each chain")
     given = parser.parse_args(words)
     given.out.mkdir(parents=True, exist_ok=True)
     for part in given.parts:
