@@ -4,8 +4,8 @@
                                        [--parts bits speed map posterior]
 
 `bits`: bits per dimension of all test images, uniformly dequantised (cats are shrunk to 32x32).
-`speed`: seconds of sampling and of log_prob, and training beside a bare loop. `map`: `FlowMAP` on
-test cats, by L-BFGS and by Adam from z = 0 with as many gradients, and a VAE's `LatentMAP`, against
+`speed`: seconds of sampling and of log_prob, training beside a bare loop. `map`: `FlowMAP` on
+test cats, by L-BFGS and Adam from z = 0 with as many gradients, and a VAE's `LatentMAP`, against
 the number of measurements. `posterior`: `AnnealedImportance` beside Langevin chains with an
 annealed start (`LatentSampler` of one leapfrog step) on test digits. Each part writes a CSV.
 """
