@@ -152,7 +152,7 @@ def modes(given: argparse.Namespace) -> Rows:
 
 def posterior(given: argparse.Namespace) -> Rows:
     """Digits from a tenth of their pixels, noise .2, by particles and by chains."""
-    prior, x = flow("mnist-glow"), apart(tested(given, "mnist-glow"), given.images or 12)
+    prior, x = flow("mnist-glow"), apart(tested(given, "mnist-glow"), given.images or 6)
     x = (255 * x + torch.rand(x.shape, generator=seeded(0))) / 256  # as the flow knows them
     mask = masks.random((28, 28), missing=0.9, generator=seeded(1))
     problem = Problem.simulate(x, Inpainting(mask), GaussianNoise(0.2), generator=seeded(2))
@@ -173,7 +173,7 @@ def posterior(given: argparse.Namespace) -> Rows:
         yield {
             "solver": name,
             "digits": len(x),
-            "gradients a digit": f"{result.vjps:.0f}",
+            "gradients a sample": f"{result.vjps:.0f}",
             "PSNR of mean": f"{metrics.psnr(result.mean.clamp(0, 1), x).mean():.2f}",
             "CRPS": f"{metrics.crps(result.samples, x, where=unseen).mean():.4f}",
             "coverage of 90 %": f"{100 * float(inside.mean()):.1f}",
@@ -218,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--limit", type=int, help="images of `bits`; all if not given")
     parser.add_argument("--draws", type=int, default=1, help="of noise for each image of `bits`")
-    parser.add_argument("--images", type=int, help="of `map`, 8, and of `posterior`, 12")
+    parser.add_argument("--images", type=int, help="of `map`, 8, and of `posterior`, 6")
     parser.add_argument("--measurements", type=int, nargs="+", default=[150, 500, 1500])
     parser.add_argument("--steps", type=int, default=100, help="gradients of `map`")
     parser.add_argument("--solvers", nargs="+", default=[""], help="of `posterior`, in part")
