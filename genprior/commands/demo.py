@@ -1,4 +1,4 @@
-"""`genprior demo`: a cat and a digit with a hole, restored by every prior that knows them but flows."""
+"""`genprior demo`: a cat and a digit with a hole, restored by every prior for them but flows."""
 
 from __future__ import annotations
 
