@@ -67,9 +67,11 @@ def dcgan(
         latent_size: Numbers of z.
         widths: Channels of each level, coarse to fine.
         batch_norm: In both networks but at their ends; it couples the rows of a batch.
-        spectral: Normalise the critic's layers by their largest singular value.
+        spectral: Normalise the critic's layers by their largest singular value, and not by
+            batch, which would undo the bound.
 
-    Source: Radford, Metz, Chintala 2016, arXiv:1511.06434. Differs: levels as the image asks, so
+    Source: Radford, Metz, Chintala 2016, arXiv:1511.06434; Miyato et al. 2018, arXiv:1802.05957
+        (spectral). Differs: levels as the image asks, so
         that 28x28 begins at 7x7; pixels in (0, 1) by a sigmoid, as tanh of half its argument.
     """
     channels, coarse = image_shape[0], _coarsest(image_shape, widths)
@@ -83,6 +85,7 @@ def dcgan(
     for a, b in pairwise(widths):
         generator += [nn.ConvTranspose2d(a, b, 4, 2, 1), norm(b), nn.ReLU()]
     generator += [nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Sigmoid()]
+    norm = nn.Identity if spectral else norm
     critic: list[nn.Module] = [nn.Conv2d(channels, widths[-1], 4, 2, 1), nn.LeakyReLU(SLOPE)]
     for a, b in pairwise(reversed(widths)):
         critic += [nn.Conv2d(a, b, 4, 2, 1), norm(b), nn.LeakyReLU(SLOPE)]
