@@ -152,7 +152,7 @@ def modes(given: argparse.Namespace) -> Rows:
 
 def posterior(given: argparse.Namespace) -> Rows:
     """Digits from a tenth of their pixels, noise .2, by particles and by chains."""
-    prior, x = flow("mnist-glow"), apart(tested(given, "mnist-glow"), given.images or 6)
+    prior, x = flow("mnist-glow"), apart(tested(given, "mnist-glow"), given.images or 20)
     x = (255 * x + torch.rand(x.shape, generator=seeded(0))) / 256  # as the flow knows them
     mask = masks.random((28, 28), missing=0.9, generator=seeded(1))
     problem = Problem.simulate(x, Inpainting(mask), GaussianNoise(0.2), generator=seeded(2))
@@ -218,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=list(FLOWS))
     parser.add_argument("--limit", type=int, help="images of `bits`; all if not given")
     parser.add_argument("--draws", type=int, default=1, help="of noise for each image of `bits`")
-    parser.add_argument("--images", type=int, help="of `map`, 8, and of `posterior`, 6")
+    parser.add_argument("--images", type=int, help="of `map`, 8, and of `posterior`, 20")
     parser.add_argument("--measurements", type=int, nargs="+", default=[150, 500, 1500])
     parser.add_argument("--steps", type=int, default=100, help="gradients of `map`")
     parser.add_argument("--solvers", nargs="+", default=[""], help="of `posterior`, in part")
