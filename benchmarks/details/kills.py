@@ -1,16 +1,18 @@
 """Kill training runs at chosen points, resume them, and count what was lost.
 
-    python benchmarks/details/kills.py [KILLS]
+    python benchmarks/details/kills.py [KILLS] [--family diffusion|gan]
 
 A run of 24 steps keeps a checkpoint every 4. Each part of it but the last is ended by SIGKILL: in
 the n-th loss, half through the n-th file that is written, before or after the n-th file is moved
 to its place (checkpoint, weights, loss curve in turn), before or after an old checkpoint is
 dropped. A kill loses work if the next part begins before the last checkpoint that was in place;
-a run is ruined if its weights differ in any bit from those of a run that was never stopped.
+a run is ruined if its weights, or anything that its last checkpoint holds (a GAN's critic, both
+optimisers), differ in any bit from those of a run that was never stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import os
@@ -26,7 +28,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genprior.priors import Diffusion
+from genprior.priors import GAN, Diffusion, Trainable
 from genprior.priors.diffusion.unet import UNet
 from genprior.training import TrainingOptions, checkpoints, train
 
@@ -44,16 +46,28 @@ NUMBERS = (1, 2, 3, 4, 5, 7, 9)
 """Which of its kind is hit; a seventh and six kinds meet in every pair before one repeats."""
 
 
-def train_part(out: Path) -> None:
-    model = Diffusion(UNet(1, widths=(8,), blocks=(1,)), (1, 6, 6), data_std=0.3)
+def diffusion() -> Trainable:
+    return Diffusion(UNet(1, widths=(8,), blocks=(1,)), (1, 6, 6), data_std=0.3)
+
+
+def gan() -> Trainable:
+    loss = {"r1": 0.1, "lazy": 2, "critic_steps": 2}
+    return GAN((1, 6, 6), 3, network={"kind": "dcgan", "widths": [8]}, loss=loss)
+
+
+FAMILIES: dict[str, Callable[[], Trainable]] = {"diffusion": diffusion, "gan": gan}
+
+
+def train_part(out: Path, family: str) -> None:
     images = torch.rand(20, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    train(model, images, out=out, steps=STEPS, batch_size=4, options=OPTIONS)
+    train(FAMILIES[family](), images, out=out, steps=STEPS, batch_size=4, options=OPTIONS)
 
 
-def kill_at(point: str, number: int, log: Path) -> None:
+def kill_at(point: str, number: int, log: Path, family: str) -> None:
     """Let this process die there, and note the checkpoints that come into place before."""
     count = itertools.count(1)
-    sync, loss = os.fsync, Diffusion._denoising_loss
+    watched: Any = type(FAMILIES[family]().objective())
+    sync, loss = os.fsync, watched.loss
 
     def hit(kind: str, *, file: int | None = None) -> None:
         if kind == point and next(count) == number:
@@ -75,14 +89,13 @@ def kill_at(point: str, number: int, log: Path) -> None:
         hit("half", file=file)
         sync(file)
 
-    def denoising_loss(*args: Any) -> Tensor:
+    def watched_loss(*args: Any) -> Any:
         hit("loss")
         return loss(*args)
 
     os.replace, os.fsync = around("move", os.replace), fsync
     Path.unlink = around("drop", Path.unlink)
-    watched: Any = Diffusion
-    watched._denoising_loss = denoising_loss
+    watched.loss = watched_loss
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -101,13 +114,13 @@ def in_child(work: Callable[[], None]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
-def part(out: Path, point: str, number: int) -> str:
+def part(out: Path, point: str, number: int, family: str) -> str:
     """Run one part that is killed; say where it stood and what is left."""
     log = out / "log"
 
     def work() -> None:
-        kill_at(point, number, log)
-        train_part(out)
+        kill_at(point, number, log, family)
+        train_part(out, family)
 
     ended = in_child(work)
     in_place = log.read_text() if log.exists() else "nothing"
@@ -124,29 +137,44 @@ def plan() -> Iterator[tuple[str, int]]:
         yield POINTS[place % len(POINTS)], NUMBERS[place % len(NUMBERS)]
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = (load_file(out / "prior.safetensors") for out in (one, other))
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def alike(a: Any, b: Any) -> bool:
+    """Whether two nests of tensors and plain data are the same, bit for bit."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(v, b[k]) for k, v in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return a == b
 
 
-def main(kills: int) -> bool:
+TRAINED = ("networks", "average", "optimizers")
+
+
+def same_end(one: Path, other: Path) -> bool:
+    weights = [load_file(out / "prior.safetensors") for out in (one, other)]
+    last = [checkpoints.newest(out / "checkpoints") or {} for out in (one, other)]
+    return alike(*weights) and all(alike(last[0][k], last[1][k]) for k in TRAINED)
+
+
+def main(kills: int, family: str) -> bool:
     """Print a line for each kill and one for all; return whether nothing was lost."""
     points, done, lost, runs, ruined = plan(), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        in_child(lambda: train_part(whole))
+        in_child(lambda: train_part(whole, family))
         while done < kills:
             out = Path(folder) / f"run{runs}"
             out.mkdir()
             for _ in range(min(PARTS, kills - done)):
                 point, number = next(points)
-                said = part(out, point, number)
+                said = part(out, point, number, family)
                 if said == "not reached":  # the run is done
                     break
                 done, lost = done + 1, lost + said.startswith("LOST")
                 print(f"kill {done}, run {runs}, {point} {number}: {said}", flush=True)
-            ended = in_child(lambda out=out: train_part(out))
-            runs, ruined = runs + 1, ruined + (ended != 0 or not same_weights(whole, out))
+            ended = in_child(lambda out=out: train_part(out, family))
+            runs, ruined = runs + 1, ruined + (ended != 0 or not same_end(whole, out))
     print(
         f"{done} kills, {lost} lost work; {runs} runs, {ruined} end otherwise than one not stopped"
     )
@@ -157,4 +185,8 @@ if __name__ == "__main__":
     for slow in ("lightning_fabric.strategies.ddp", "matplotlib.backends.backend_agg"):
         importlib.import_module(slow)  # here, so that no part has to
     torch.set_num_threads(1)
-    sys.exit(not main(int(sys.argv[1]) if sys.argv[1:] else 100))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", nargs="?", type=int, default=100)
+    parser.add_argument("--family", choices=FAMILIES, default="diffusion")
+    options = parser.parse_args()
+    sys.exit(not main(options.kills, options.family))
