@@ -15,8 +15,11 @@ from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import Chunk, Solution
 from genprior.solvers.latent import lbfgs
+from genprior.solvers.latent.adaptation import adapt, check_adaptable
 from genprior.solvers.latent.latent_posterior import LatentPosterior, latent_posterior
 from genprior.solvers.latent.lbfgs import Ends, Function, Minimum
+
+MOST_ADAPTED = 100_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,11 @@ class LatentMAP(Solver):
     The first start is z = 0, the prior's mode; the others are drawn from the prior. All restarts
     of all images run as one batch, and a row that has converged is evaluated no more. `converged`
     is False for an image whose best restart did not converge, or whose residual ("residual" in
-    the trace, in units of the noise) is far above the noise: the prior cannot explain y.
+    the trace, in units of the noise) is far above the noise: the prior cannot explain y. There
+    `adapt` helps: from z* on, a copy of the decoder is trained on y alone until its residual is
+    the noise's. What comes out is no mode of the prior any more; "residual" then has two rows,
+    before and after, and the first is the prior's error of representation; `converged` says
+    that the second is down at the noise.
 
     Attributes:
         optimizer: 'lbfgs', or 'adam' as in the source.
@@ -40,8 +47,10 @@ class LatentMAP(Solver):
             sigma^2 times this weight.
         decoder_variance: Count the decoder's own spread (`decoder_std` of a VAE) in the
             likelihood; None does so wherever it can be done.
+        adapt: Most steps of training the decoder on each image, 0 for none.
 
-    Source: Bora et al. 2017 (CSGM), arXiv:1703.03208. Differs: the weight of |z|^2 follows from
+    Source: Bora et al. 2017 (CSGM), arXiv:1703.03208; Hussein et al. 2020, arXiv:1906.05284
+        (`adapt`). Differs: the weight of |z|^2 follows from
         the noise, and the decoder's error counts as noise.
     """
 
@@ -55,6 +64,7 @@ class LatentMAP(Solver):
     learning_rate: float = 0.01
     prior_weight: float = 1.0
     decoder_variance: bool | None = None
+    adapt: int = 0
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("lbfgs", "adam"):
@@ -63,6 +73,8 @@ class LatentMAP(Solver):
             raise ValueError(
                 f"restarts and steps must be at least 1, not {self.restarts}, {self.steps}"
             )
+        if not 0 <= self.adapt <= MOST_ADAPTED:
+            raise ValueError(f"adapt must be 0 to {MOST_ADAPTED}, not {self.adapt}")
         if self.prior_weight < 0 or not (self.tolerance >= 0 and self.learning_rate > 0):
             raise ValueError(
                 "prior_weight and tolerance must be >= 0 and learning_rate > 0, not "
@@ -73,6 +85,8 @@ class LatentMAP(Solver):
         return self.restarts
 
     def _solve(self, chunk: Chunk, prior: Counted) -> Solution:
+        if self.adapt:
+            check_adaptable(prior.prior)
         y, restarts = chunk.problem.y, self.restarts
         images = torch.arange(len(y), device=y.device)
         rows = chunk.problem.take(images.repeat_interleave(restarts))
@@ -84,13 +98,17 @@ class LatentMAP(Solver):
         best = images * restarts + value.argmin(1)
         found = posterior.take(best)
         z = end.x[best].unflatten(1, prior.latent_shape)
-        misfit = found.misfit(z)
+        if self.adapt:
+            x, z, residual, converged = adapt(found, z, steps=self.adapt)
+        else:
+            x, residual = found.mean_image(z), found.misfit(z)[None]
+            converged = end.converged[best] & found.explains(residual[0])
         history = end.history.view(-1, len(y), restarts).amin(2)
         return Solution(
-            samples=found.mean_image(z)[:, None],
-            converged=end.converged[best] & found.explains(misfit),
+            samples=x[:, None],
+            converged=converged,
             latents=z[:, None],
-            trace={"energy": history, "residual": misfit[None]},
+            trace={"energy": history, "residual": residual},
         )
 
     def _minimise(self, energy: Function, z: Tensor) -> Minimum:

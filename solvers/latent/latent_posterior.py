@@ -100,7 +100,7 @@ class LatentPosterior:
 
     def mean_image(self, z: Tensor) -> Tensor:
         """Return E[x | z, y], (n, C, H, W): decode(z), moved towards y where x scatters."""
-        return self._towards_y(self.prior.decode(z))
+        return self.towards_y(self.prior.decode(z))
 
     def sample_image(self, z: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Draw x given z and y (Matheron's rule); decode(z) where x does not scatter."""
@@ -110,11 +110,12 @@ class LatentPosterior:
         like = {"dtype": x.dtype, "device": x.device}
         x = x + self.decoder_std * normal(x.shape, generators, **like)
         y = self.problem.y
-        return self._towards_y(
+        return self.towards_y(
             x, per_row(self.problem.sigma, y) * normal(y.shape, generators, **like)
         )
 
-    def _towards_y(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def towards_y(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the mean of x + s e given A(x + s e) + noise = y, (n, C, H, W)."""
         if not self.decoder_std:
             return x
         data = self._data
