@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genprior.figures.canvas import Measured, canvas, digits
-from genprior.figures.flows import load_flow
+from genprior.figures.canvas import Measured, canvas, digits, load_family
 from genprior.figures.inverse import cosine_basis, lasso, pose
 from genprior.metrics import psnr
 from genprior.operators import GaussianNoise, Identity, Problem
@@ -124,7 +123,7 @@ def measurements(data: str | None, seed: int, prior: str) -> Measured:
     x, others = digits(data, "test", DIGITS), digits(data, "train", DIGITS)
     if find_spec("sklearn") is None:
         raise ValueError("this figure needs scikit-learn: pip install genprior[figures]")
-    rows = sensing(load_flow(prior), load("mnist-vae"), x, others, seed=seed)
+    rows = sensing(load_family(prior, Flow), load("mnist-vae"), x, others, seed=seed)
     return Measured(draw_sensing(rows), rows)
 
 
@@ -154,7 +153,7 @@ def draw_sensing(rows: list[Row]) -> Figure:
 def gamma(data: str | None, seed: int, prior: str) -> Measured:
     """Denoise test digits, and plot PSNR against the weight of the prior."""
     x = digits(data, "test", DIGITS)
-    rows = denoising(load_flow(prior), x, seed=seed)
+    rows = denoising(load_family(prior, Flow), x, seed=seed)
     return Measured(draw_denoising(rows), rows)
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from genprior.figures.canvas import canvas, digits, tiles
-from genprior.pretrained import load
+from genprior.figures.canvas import canvas, digits, load_family, tiles
 from genprior.priors import RealNVP
 from genprior.priors.flows.coupling import AffineCoupling
 from genprior.priors.flows.flow import LEVELS, Flow
@@ -22,18 +21,6 @@ STAYS, MOVES, DONE = 0.0, 1.0, 0.5
 """What a pixel does in a coupling: is read, is moved, or has left at an earlier scale."""
 
 TEMPERATURES = (0.0, 0.25, 0.6, 0.7, 0.8, 0.9, 1.0)
-
-
-def load_flow(prior: str) -> Flow:
-    """Load a flow by its name or weights file.
-
-    Raises:
-        ValueError: It is of another family.
-    """
-    flow = load(prior)
-    if not isinstance(flow, Flow):
-        raise ValueError(f"this figure needs a flow; {prior} is a {type(flow).__name__}")
-    return flow
 
 
 def coupling_masks(flow: Flow, x: Tensor) -> list[list[tuple[str, Tensor]]]:
@@ -110,7 +97,7 @@ def temperatures(data: str | None, seed: int, prior: str) -> Figure:
     """Draw the images of twelve draws of z at each temperature; at 0 all are that of z = 0."""
     figure = canvas(9, 6)
     axes = figure.subplots(len(TEMPERATURES), 1)
-    images = tempered(load_flow(prior), 12, seed)
+    images = tempered(load_family(prior, Flow), 12, seed)
     for axis, temperature, row in zip(axes, TEMPERATURES, images, strict=True):
         tiles(axis, row, len(row))
         axis.set_ylabel(f"{temperature:g}", rotation=0, ha="right", va="center")
@@ -143,7 +130,7 @@ def between(flow: Flow, x: Tensor, seed: int) -> Tensor:
 def paths(data: str | None, seed: int, prior: str) -> Figure:
     """Draw images on great circles in z between pairs of test digits."""
     x = digits(data, "test", 12)
-    found = between(load_flow(prior), x, seed)
+    found = between(load_family(prior, Flow), x, seed)
     figure = canvas(9, 5.2)
     title = "great circles in z between two test images (first and last column)"
     tiles(figure.subplots(), found.flatten(0, 1), 11, title)

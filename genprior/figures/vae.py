@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from genprior.figures.canvas import canvas, digits, tiles
+from genprior.figures.canvas import canvas, classes, digits, tiles
 from genprior.pretrained import load
 from genprior.priors import VAE, Autoencoder, HierarchicalVAE, Trainable
 from genprior.training import TrainingOptions, train
@@ -31,20 +29,6 @@ def _fit(model: M, x: Tensor, *, steps: int, seed: int, callback: Callback | Non
         warmup=0, cooldown=0, clip=None, precision="fp32", seed=seed, progress=False
     )
     return train(model, x, steps=steps, batch_size=100, options=options, callback=callback)
-
-
-def classes(data: str | None, split: str, count: int) -> Tensor | None:
-    """Read the classes of MNIST's images from the file beside them; None where there is none."""
-    marks = (split, "t10k", "t9800") if split == "test" else (split,)
-    files = [
-        f for f in sorted(Path(data or "").glob("*labels*")) if any(m in f.name for m in marks)
-    ]
-    if not files:
-        return None
-    content = files[0].read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
-    return torch.frombuffer(bytearray(content[8 : 8 + count]), dtype=torch.uint8).long()
 
 
 def codes(data: str | None, seed: int) -> Figure:

@@ -7,9 +7,9 @@ import torch
 
 from genprior import cli
 from genprior.data import read_image
+from genprior.figures.canvas import classes
 from genprior.figures.inverse import cosine_basis, lasso, pose
 from genprior.figures.registry import FIGURES
-from genprior.figures.vae import classes
 
 
 def test_every_figure_is_listed(capsys):

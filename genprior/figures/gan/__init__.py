@@ -1,0 +1,1 @@
+"""What generative adversarial networks learn, and how they fail."""
