@@ -3,7 +3,8 @@
     python benchmarks/details/modes.py --out gan/ [--losses WORD ...] [--steps 10000]
 
 Three seeds of each loss, 10,000 samples each; modes.csv has a line for each, controls first, and
-what stands there is not trained again. A mode counts from a quarter of its share of the samples
+what stands there is not trained again; modes.png shows the
+first seed's samples. A mode counts from a quarter of its share of the samples
 within 3 std.
 """
 
@@ -16,24 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genprior.figures.gan.plane import POINTS, counted, fit, gaussians, uniform_noise
+from genprior.figures.gan.plane import (
+    CONTENDERS,
+    POINTS,
+    PlaneGANs,
+    counted,
+    draw_modes,
+    fit,
+    gaussians,
+    uniform_noise,
+)
 
 SAMPLES = 10_000
-
-RELATIVISTIC = {"kind": "relativistic", "r1": 0.1, "r2": 0.1}
-
-SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "minimax": ({"kind": "minimax"}, {}),
-    "non-saturating": ({"kind": "non-saturating"}, {}),
-    "hinge": ({"kind": "hinge"}, {}),
-    "least squares": ({"kind": "least-squares"}, {}),
-    "Wasserstein, clip": ({"kind": "wasserstein", "clip": 0.1}, {}),
-    "Wasserstein, penalty": ({"kind": "wasserstein", "gradient_penalty": 0.1}, {}),
-    "non-saturating, R1 + R2": ({"kind": "non-saturating", "r1": 0.1, "r2": 0.1}, {}),
-    "relativistic, R1 + R2": (RELATIVISTIC, {}),
-}
-"""The loss and, where it is not that of all, the training. One update of the critic for each of
-the generator."""
 
 Row = dict[str, Any]
 
@@ -74,28 +69,43 @@ def points(table: Table, losses: Sequence[str], seeds: Sequence[int], steps: int
         if not table.has(name, ""):
             table.add({"loss": name, "settings": "", "seed": "", **counted(x), "seconds": ""})
     for name in losses:
-        left = [seed for seed in seeds if not table.has(name, seed)]
-        if not left:
+        if all(table.has(name, seed) for seed in seeds):
             continue
-        loss, training = SETTINGS[name]
+        loss, training = CONTENDERS[name]
         begin = time.process_time()
-        x = gaussians(POINTS, left[0])
-        gans = fit(loss, x, seeds=left, steps=steps, **training)
-        seconds = round((time.process_time() - begin) / len(left))
-        for seed, drawn in zip(left, gans.samples(SAMPLES, left[0]), strict=True):
+        x = gaussians(POINTS, seeds[0])
+        gans = fit(loss, x, seeds=seeds, steps=steps, **training)
+        seconds = round((time.process_time() - begin) / len(seeds))
+        gans.save(weights(table.path, name))
+        for seed, drawn in zip(seeds, gans.samples(SAMPLES, seeds[0]), strict=True):
             about = {"loss": name, "settings": described(loss, training), "seed": seed}
             table.add({**about, **counted(drawn), "seconds": seconds})
+
+
+def weights(table: Path, name: str) -> Path:
+    """Where a loss's GANs are kept for the picture."""
+    return table.with_name(f"{name.replace(' ', '-').replace(',', '')}.safetensors")
+
+
+def picture(table: Table, seed: int) -> None:
+    """Draw samples of the first seed's GAN of each loss that was trained here."""
+    gans = {name: weights(table.path, name) for name in CONTENDERS}
+    kept = {n: PlaneGANs.load(path).samples(SAMPLES, seed)[0] for n, path in gans.items()
+            if path.exists()}  # fmt: skip
+    draw_modes(kept).savefig(table.path.with_suffix(".png"), dpi=150)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gan"))
-    parser.add_argument("--losses", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--losses", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=10_000)
     given = parser.parse_args(words)
     given.out.mkdir(parents=True, exist_ok=True)
-    points(Table(given.out / "modes.csv"), given.losses, given.seeds, given.steps)
+    table = Table(given.out / "modes.csv")
+    points(table, given.losses, given.seeds, given.steps)
+    picture(table, given.seeds[0])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genprior.commands.outputs import refuse_existing
-from genprior.figures import densities, flow_map, flows, inverse, vae
+from genprior.figures import densities, flow_map, flows, inverse, shares, vae
 from genprior.figures.canvas import Measured
+from genprior.figures.gan import critics, plane, trained, training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,13 +21,16 @@ class Drawing(NamedTuple):
 
     Attributes:
         about: A line on it.
-        draw: The function, of a data folder and a seed, and of `prior` where it has one.
+        draw: The function, of a data folder and a seed, of `prior` where it has one, and of
+            `full` where that makes it longer.
         prior: Name of the weights that `--prior` may replace.
+        long: Whether `--full` makes it longer.
     """
 
     about: str
     draw: Callable[..., Figure | Measured]
     prior: str | None = None
+    long: bool = False
 
 
 FIGURES = {
@@ -86,6 +90,60 @@ FIGURES = {
         flow_map.gamma,
         "mnist-glow",
     ),
+    "epochs": Drawing(
+        "a GAN's digits after 1, 2, 3, 10 epochs (with --full 100) of Adam, SGD, and SGD of unit "
+        "gradients (needs --data MNIST)",
+        training.epochs,
+        long=True,
+    ),
+    "budget": Drawing(
+        "the losses of GANs at equal cost and search (Lucic et al. 2018; needs --data MNIST)",
+        training.budget,
+        long=True,
+    ),
+    "modes": Drawing(
+        "samples of 25 Gaussians, and how many of them each loss finds (--full: 10,000 updates)",
+        plane.modes,
+        long=True,
+    ),
+    "critics": Drawing(
+        "values of critics with clipped weights and with the gradient penalty (Gulrajani et al. "
+        "2017, figure 1)",
+        critics.critics,
+        long=True,
+    ),
+    "clipping": Drawing(
+        "weights, gradients and gains of a deep critic, clipped and penalised (Gulrajani et al. "
+        "2017, figure 1)",
+        critics.clipping,
+        long=True,
+    ),
+    "neighbours": Drawing(
+        "a GAN's digits beside the nearest training digits (needs --data MNIST)",
+        trained.neighbours,
+        "mnist-gan",
+    ),
+    "between": Drawing(
+        "a GAN's images between two draws of z (Radford et al. 2016, figure 4)",
+        trained.between,
+        "mnist-gan",
+    ),
+    "arithmetic": Drawing(
+        "sums of latents that make thin digits bold (Radford et al. 2016, figure 7; needs --data "
+        "MNIST with labels)",
+        trained.arithmetic,
+        "mnist-gan",
+    ),
+    "truncation": Drawing(
+        "a GAN's digits from shortened z (Brock et al. 2019; needs --data MNIST)",
+        trained.truncation,
+        "mnist-gan",
+    ),
+    "shares": Drawing(
+        "how often the rare kind of digit is shown by samples and by the mode (Jalal et al. 2021; "
+        "needs --data MNIST with labels)",
+        shares.shares,
+    ),
 }
 
 
@@ -95,6 +153,7 @@ def figure(
     list: bool = False,
     data: str | None = None,
     prior: str | None = None,
+    full: bool = False,
     out: str = "figures",
     seed: int = 0,
     force: bool = False,
@@ -105,7 +164,9 @@ def figure(
         name: Which; --list says what there is.
         list: Say what each figure reproduces, and stop.
         data: The data set, where the figure needs one.
-        prior: Another flow than mnist-glow, by name or file, where the figure draws one.
+        prior: Another flow than mnist-glow or GAN than mnist-gan, by name or file, where the
+            figure draws one.
+        full: Train as long as the source, where the figure trains: minutes become hours.
         out: Folder for NAME.png, and for NAME.csv where numbers are drawn.
         seed: Of everything drawn.
         force: Replace the picture if it exists.
@@ -119,11 +180,15 @@ def figure(
         raise ValueError(f"{came}: choose one of {', '.join(FIGURES)}")
     drawing = FIGURES[name]
     if prior is not None and drawing.prior is None:
-        raise ValueError(f"the figure {name!r} draws no flow that --prior could replace")
+        raise ValueError(f"the figure {name!r} draws no shipped prior that --prior could replace")
+    if full and not drawing.long:
+        raise ValueError(f"the figure {name!r} is whole as it is: leave out --full")
     path = Path(out) / f"{name}.png"
     table = path.with_suffix(".csv")
     refuse_existing([path, table], force)
-    chosen = {} if drawing.prior is None else {"prior": prior or drawing.prior}
+    chosen: dict[str, Any] = {"full": full} if drawing.long else {}
+    if drawing.prior is not None:
+        chosen["prior"] = prior or drawing.prior
     drawn = drawing.draw(data, seed, **chosen)
     picture, rows = drawn if isinstance(drawn, Measured) else (drawn, [])
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +23,7 @@ class _Views(Dataset[tuple[Sequence[int], Tensor]]):
 
     def __init__(self, images: Images, augment: Augmentation | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __getitems__(self, numbers: Sequence[int]) -> tuple[Sequence[int], Tensor]:
         index = [self._place(k) for k in numbers]
@@ -39,7 +40,7 @@ class _Views(Dataset[tuple[Sequence[int], Tensor]]):
         if epoch != self._epoch:
             shuffle = generator_for(self.seed, epoch, 2)
             self._epoch = epoch
-            self._order = torch.randperm(len(self.images), generator=shuffle)
+            self._order = torch.randperm(len(self.images), generator=shuffle).numpy()
         return int(self._order[place])
 
 

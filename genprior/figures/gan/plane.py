@@ -7,16 +7,20 @@ a looser rule, a tenth of its share, even uniform noise finds them all.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genprior.figures.canvas import Measured, canvas
 from genprior.priors.gan.gan import GAN
 from genprior.priors.gan.networks import SLOPE
 from genprior.training import TrainingOptions, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE = 5
 STD = 0.075
@@ -26,6 +30,20 @@ NETWORK = {"kind": "perceptron", "hidden": [128, 128, 128], "bounded": False}
 LATENT = 8
 POINTS = 50_000
 """In the training set."""
+
+RELATIVISTIC = {"kind": "relativistic", "r1": 0.1, "r2": 0.1}
+
+CONTENDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "minimax": ({"kind": "minimax"}, {}),
+    "non-saturating": ({"kind": "non-saturating"}, {}),
+    "hinge": ({"kind": "hinge"}, {}),
+    "least squares": ({"kind": "least-squares"}, {}),
+    "Wasserstein, clip": ({"kind": "wasserstein", "clip": 0.1}, {}),
+    "Wasserstein, penalty": ({"kind": "wasserstein", "gradient_penalty": 0.1}, {}),
+    "non-saturating, R1 + R2": ({"kind": "non-saturating", "r1": 0.1, "r2": 0.1}, {}),
+    "relativistic, R1 + R2": (RELATIVISTIC, {}),
+}
+"""Options of each loss and, where it is not that of all, of its training."""
 
 Row = dict[str, Any]
 
@@ -155,3 +173,36 @@ def fit(
     )
     whole = batch_size * len(seeds)
     return train(PlaneGANs(seeds, loss), x, steps=steps, batch_size=whole, options=options)
+
+
+def modes(data: str | None, seed: int, full: bool) -> Measured:
+    """Train a GAN with each loss and draw its samples."""
+    found, rows = {}, []
+    for name, (loss, training) in CONTENDERS.items():
+        gan = fit(loss, gaussians(POINTS, seed), seeds=[seed], steps=10_000 if full else 1000,
+                  **training)  # fmt: skip
+        found[name] = gan.samples(10_000, seed)[0]
+        rows.append({"loss": name, **counted(found[name])})
+        print(rows[-1], flush=True)
+    return Measured(draw_modes(found), rows)
+
+
+def draw_modes(found: Mapping[str, Tensor]) -> Figure:
+    """Draw 2,000 samples of each loss over the means, with what `counted` says of them all."""
+    from matplotlib.patches import Circle
+
+    lines = math.ceil(len(found) / 3)
+    figure = canvas(9, 3.2 * lines)
+    axes = figure.subplots(lines, 3).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, (name, x) in zip(axes, found.items(), strict=False):
+        said = counted(x)
+        axis.axis("on")
+        for mean in means().tolist():
+            axis.add_patch(Circle(mean, 3 * STD, fill=False, color="0.6", lw=0.6))
+        axis.scatter(*x[:2000].flatten(1).T, s=1.5, color="C0", alpha=0.5, lw=0)
+        axis.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")
+        told = f"{said['modes']} modes, {said['within']:.2f} within 3 std, KL {said['kl']:.2f}"
+        axis.set_title(f"{name}\n{told}", fontsize=9)
+    return figure

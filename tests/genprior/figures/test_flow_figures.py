@@ -178,7 +178,7 @@ def test_another_flow_is_drawn_and_its_numbers_written(tmp_path, monkeypatch, ca
     ("words", "says"),
     [
         (["temperatures", "--prior", "mnist-vae"], "is a VAE"),
-        (["masks", "--prior", "mnist-vae"], "draws no flow"),
+        (["masks", "--prior", "mnist-vae"], "draws no shipped prior"),
         (["gamma"], "--data"),
     ],
 )
