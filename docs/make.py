@@ -139,7 +139,8 @@ def run(name: str, command: Command) -> None:
         return
     print(f"{name}: {command.line}", flush=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    found = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": found}
     with tempfile.TemporaryDirectory() as out:
         line = command.line.replace("OUT", out)
         subprocess.run(line, shell=True, check=True, cwd=ROOT, env=environment)

@@ -1,7 +1,7 @@
 """What the shipped flows reach: bits, speed, modes by L-BFGS and by Adam, posterior samples.
 
-    python benchmarks/details/flows.py --mnist F --fashion F --cats F --out flows/
-                                       [--parts bits speed map posterior]
+    PYTHONPATH=benchmarks python benchmarks/details/flows.py --out flows/
+        --mnist F --fashion F --cats F [--parts bits speed map posterior]
 
 `bits`: bits per dimension of all test images, uniformly dequantised (cats are shrunk to 32x32).
 `speed`: seconds of sampling and of log_prob, training beside a bare loop. `map`: `FlowMAP` on

@@ -1,6 +1,7 @@
 """Bits per dimension of a diffusion prior on test images.
 
-    python benchmarks/details/likelihood/diffusion.py mnist-diffusion --data MNIST [--count 512] [--normal]
+    python benchmarks/details/priors/diffusion_likelihood.py mnist-diffusion --data MNIST
+        [--count 512] [--normal]
 
 The density along the probability flow with Hutchinson's trace, and its standard error over images:
 an estimate, unbiased but for the discretisation. A pixel stands for the cell about its grey level;

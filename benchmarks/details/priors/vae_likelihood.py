@@ -1,6 +1,6 @@
 """Likelihood of VAEs on binarised digits: importance-sampled -log p and the bound.
 
-python benchmarks/details/likelihood/vae.py --data FOLDER_OF_MNIST --priors mnist-binary-vae
+python benchmarks/details/priors/vae_likelihood.py --data FOLDER_OF_MNIST --priors mnist-binary-vae
 
 The digits are every fourth of the test set, each pixel drawn once as black or white with its grey
 level as the probability of white (seed 0).

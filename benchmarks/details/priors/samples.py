@@ -1,7 +1,7 @@
 """Samples of priors, scored by a classifier and a Frechet distance.
 
-    python benchmarks/samples.py mnist-gan mnist-wgan mnist-diffusion mnist-vae mnist-glow \
-        --data MNIST --features MODELS [--network lenet] [--out samples.csv]
+    PYTHONPATH=benchmarks python benchmarks/details/priors/samples.py mnist-gan mnist-wgan \
+        mnist-diffusion mnist-vae mnist-glow --data MNIST --features MODELS [--out samples.csv]
 
 One row a prior: the share of samples that the classifier is over .9 sure of, the largest
 difference of a class's share from the data's, and the Frechet distance between features of
