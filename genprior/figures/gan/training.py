@@ -47,7 +47,7 @@ class Yardstick:
     def __init__(self, x: Tensor, test: Tensor) -> None:
         flat = x.flatten(1)
         self.middle = flat.mean(0)
-        _, _, self.directions = torch.pca_lowrank(flat - self.middle, DIRECTIONS, center=False)
+        self.directions = torch.linalg.eigh(flat.T.cov()).eigenvectors[:, -DIRECTIONS:]
         self.test = test
         self.floor = self.distance(x[: len(test)])
 
