@@ -83,6 +83,17 @@ class Objective(ABC):
                 loss does not depend on how a batch is split among devices.
         """
 
+    def finish(self, model: Model, images: Tensor, generator: Generators) -> None:  # noqa: B027
+        """Set what a trained model is to know of itself besides its weights; nothing by default.
+
+        Called once, when a run has come to its end.
+
+        Args:
+            model: The average of the weights, which training returns.
+            images: A batch as it was trained on, (B, C, H, W).
+            generator: Of what is drawn.
+        """
+
 
 class SingleLoss(Objective):
     """One group, one loss: what most families need.

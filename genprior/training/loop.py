@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,8 +151,6 @@ class _Run:
         batches, step, total = self._batches(first), first, self.length.total
         with Interrupts() as interrupts, self.report:
             kept = now = self._seconds()
-            if first > 0 and self.length.done(first, now) >= total:
-                self._save(first)  # it may have been killed between the two files
             while (done := self.length.done(step, now)) < total:
                 self._update(step, done / total, batches)
                 step, now = step + 1, self._seconds()
@@ -165,6 +163,9 @@ class _Run:
                 if stopped:
                     self.report.stopped(step)
                     break
+            else:  # also where it was killed after the last checkpoint
+                self._finish()
+                self._save(step)
         return self.state.average.cpu()
 
     def _update(self, step: int, share: float, batches: Batches) -> None:
@@ -244,6 +245,13 @@ class _Run:
         self._save(step)
         self.report.line(step)
         self.report.pictures(self.state.average, self.folder.path, step)
+
+    def _finish(self) -> None:
+        """Let the family measure its average of the weights at images as it was trained on."""
+        options = replace(self.state.options, workers=0)
+        _, images = next(stream(self.images, [range(self.state.batch_size)], options=options))
+        generator = torch.Generator().manual_seed(options.seed)
+        self.state.finish(self.state.fabric.to_device(images), generator)
 
     def _save(self, step: int) -> None:
         if self.folder.path is None or not self.state.fabric.is_global_zero:

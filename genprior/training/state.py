@@ -88,6 +88,9 @@ class State:
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
             kept.copy_(buffer)
 
+    def finish(self, images: Tensor, generator: torch.Generator) -> None:
+        self._objective.finish(self.average, images, generator)
+
     def saved(self) -> dict[str, Any]:
         """Return all from which `restore` continues."""
         return {

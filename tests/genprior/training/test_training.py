@@ -619,6 +619,41 @@ def test_a_finished_run_that_lost_its_prior_gives_it_again(tmp_path):
     assert read_line(tmp_path) == done.weights["all"] != 0
 
 
+class Measured(Line):
+    """Has its weight replaced by the mean of what it was shown in the end."""
+
+    def objective(self):
+        objective = super().objective()
+        objective.finish = lambda model, images, generator: self.replace(model, images)
+        return objective
+
+    def __deepcopy__(self, memo):
+        other = Measured(self.groups)
+        other.seen = self.seen
+        return other
+
+    def replace(self, model, images):
+        self.seen.append(("finish", images, model.weights["all"].clone()))
+        model.weights["all"].fill_(images.mean())
+
+
+def test_what_a_family_measures_in_the_end_is_kept(tmp_path):
+    """Would catch weights saved before it, the trained weights in place of the average, images
+    that training did not see, and a run that was killed in between and never measures."""
+    settings = {"out": tmp_path, "steps": 4, "batch_size": 4, "options": QUIET}
+    plain = train(Line(), data(), **{**settings, "out": None})
+    model = Measured()
+    done = train(model, data(), **settings)
+    (_, first, _), (_, images, average) = model.seen[0], model.seen[-1]
+    assert [n for n, *_ in model.seen] == ["all"] * 4 + ["finish"]
+    assert torch.equal(images, first)
+    assert torch.equal(average, plain.weights["all"])
+    assert read_line(tmp_path) == done.weights["all"] == images.mean()
+    (tmp_path / "prior.safetensors").unlink()
+    train(model, data(), **settings)
+    assert read_line(tmp_path) == images.mean()
+
+
 @pytest.mark.parametrize(
     ("option", "value", "settings"),
     [
