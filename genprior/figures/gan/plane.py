@@ -33,6 +33,9 @@ POINTS = 50_000
 
 RELATIVISTIC = {"kind": "relativistic", "r1": 0.1, "r2": 0.1}
 
+FALLING = {"learning_rate": 3e-3, "cooldown": 0.5, "half_life": 100.0}
+"""A training chosen with the relativistic loss, on seeds 100 to 102."""
+
 CONTENDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "minimax": ({"kind": "minimax"}, {}),
     "non-saturating": ({"kind": "non-saturating"}, {}),
@@ -42,6 +45,8 @@ CONTENDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Wasserstein, penalty": ({"kind": "wasserstein", "gradient_penalty": 0.1}, {}),
     "non-saturating, R1 + R2": ({"kind": "non-saturating", "r1": 0.1, "r2": 0.1}, {}),
     "relativistic, R1 + R2": (RELATIVISTIC, {}),
+    "non-saturating, falling rate": ({"kind": "non-saturating"}, FALLING),
+    "relativistic, R1 + R2, falling rate": (RELATIVISTIC, FALLING),
 }
 """Options of each loss and, where it is not that of all, of its training."""
 
