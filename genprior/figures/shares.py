@@ -138,13 +138,9 @@ def draw_shares(rows: list[Row], images: Mapping[str, Tensor], rare: Tensor) -> 
     axis.legend(fontsize=8)
     chosen = rare.nonzero()[:8, 0]
     stack = torch.cat([x[chosen] for x in images.values()])
-    tiles(
-        shown,
-        stack,
-        len(chosen),
-        f"truths that are {KINDS[0]}s, and answers; noise {SIGMAS[-1]:g}",
-    )
-    side = images["truth"].shape[-1] + 2
-    shown.set_yticks([side * (i + 0.5) for i in range(len(images))], list(images))
+    tiles(shown, stack, len(chosen), f"truths that are {KINDS[0]}s; noise {SIGMAS[-1]:g}")
+    bottom = shown.get_ylim()[0]
+    middles = [bottom * (line + 0.5) / len(images) for line in range(len(images))]
+    shown.set_yticks(middles, list(images))
     shown.tick_params(length=0)
     return figure
