@@ -151,7 +151,7 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Self:
-        """Rebuild the model that a file holds, on the CPU.
+        """Rebuild the model that a file holds, on the CPU, in evaluation mode.
 
         Args:
             path: A file written by `save`.
@@ -171,7 +171,7 @@ class Model(nn.Module, ABC):
         check_fit(path, tensors, lambda: family.from_config(header["config"]))
         model = family.from_config(header["config"]).to(dtype)
         model.load_state_dict(tensors)
-        return model
+        return model.eval()
 
 
 class Prior(Model):

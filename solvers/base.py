@@ -7,6 +7,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -147,7 +148,8 @@ class Solver(ABC):
                 generators=mine,
                 progress=progress,
             )
-            parts.append((b0, self._solve_safely(chunk, counted)))
+            with _at_rest(prior):
+                parts.append((b0, self._solve_safely(chunk, counted)))
         found = join(parts)
         self._warn(found)
         std = found.std
@@ -298,6 +300,21 @@ def _ordinary(what: T) -> T:
     They take no part in a gradient; their copies do.
     """
     return copy.deepcopy(what) if any(tensor.is_inference() for tensor in _tensors(what)) else what
+
+
+@contextmanager
+def _at_rest(prior: Prior) -> Iterator[None]:
+    """Evaluate a prior that came in training mode as a trained one.
+
+    In training mode batch normalisation couples rows, and each evaluation changes its statistics.
+    """
+    training = [module for module in prior.modules() if module.training]
+    prior.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _tensors(what: object) -> Iterator[Tensor]:
