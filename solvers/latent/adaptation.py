@@ -36,7 +36,8 @@ def adapt(
 
         min over z, theta of -log p(y | G_theta(z)), until |y - A G_theta(z)| <= sigma sqrt(m)
 
-    Each image has a copy of the decoder; the prior keeps its weights. Where there is no noise all
+    Each image has a copy of the decoder; the prior keeps its weights. Of all steps the one with
+    the least residual counts: Adam at a fixed rate rises now and then. Where there is no noise all
     steps are taken, and what is then left of the residual goes by x + A^+ (y - A x).
 
     Args:
@@ -72,6 +73,7 @@ def _adapt_one(
     exact = problem.linear_gaussian and bool(problem.sigma == 0)
     x = own.decode(z)
     before = after = misfit(problem, x.detach())
+    best = x.detach(), z.detach().clone()
     for _ in range(steps):
         if not exact and bool(after <= 1):
             break
@@ -80,11 +82,13 @@ def _adapt_one(
         (residual if exact else -problem.log_likelihood(x).sum()).backward()
         optimizer.step()
         x = own.decode(z)
-        after = misfit(problem, x.detach())
-    x, met = x.detach(), after <= 1
+        now = misfit(problem, x.detach())
+        if bool(now < after):
+            after, best = now, (x.detach(), z.detach().clone())
+    (x, latent), met = best, after <= 1
     if exact:
         x = replace(posterior, decoder_std=1.0).towards_y(x)
         after = misfit(problem, x)
         met = after <= largest_misfit(problem)
     prior.forwards, prior.vjps = prior.forwards + own.forwards, prior.vjps + own.vjps
-    return x, z.detach(), before, after, met
+    return x, latent, before, after, met
