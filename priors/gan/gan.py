@@ -9,9 +9,11 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from genprior.operators.random import Generators, normal
-from genprior.priors.base import LatentPrior, check_counts
+from genprior.priors.base import LatentPrior, Model, check_counts
+from genprior.priors.gan.inversion import CANDIDATES, spread_about
 from genprior.priors.gan.losses import OPTIMIZERS, AdversarialOptions
 from genprior.priors.gan.networks import pair
 from genprior.priors.training import Loss, Objective, Trainable, Turn
@@ -19,12 +21,19 @@ from genprior.priors.training import Loss, Objective, Trainable, Turn
 NEAR = 0.25
 """Samples this much nearer to each other than images are: the generator collapses."""
 
+MEASURED = 16
+"""Images to which `decoder_std` is fitted in the end of training."""
+
 
 class GAN(Trainable, LatentPrior):
     """x = G(z), z ~ N(0, I), with a generator that a critic could not tell from the data.
 
     It has no density: images off the generator's range have probability 0. The critic serves
     training alone and is not saved with the prior.
+
+    Attributes:
+        decoder_std: Standard deviation of images about the generator's range, measured when
+            training ends; None before. See `measure_decoder_std`.
 
     Args:
         image_shape: (C, H, W).
@@ -61,6 +70,7 @@ class GAN(Trainable, LatentPrior):
         self.network = {"kind": "dcgan", **(network or {})}
         self.loss = AdversarialOptions.from_config(loss or {})
         self.seed = seed
+        self._decoder_std: float | None = None
         self.generator = self._pair()[0]
         batch_norm = any(isinstance(m, nn.BatchNorm2d) for m in self.generator.modules())
         self.couples_rows = batch_norm
@@ -74,6 +84,65 @@ class GAN(Trainable, LatentPrior):
     def critic(self) -> nn.Module:
         """Return an untrained critic, (B, C, H, W) -> (B,), the same each time."""
         return self._pair()[1]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        measured = {} if self._decoder_std is None else {"decoder_std": self._decoder_std}
+        return {**super().config, **measured}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        arguments = dict(config)
+        std = arguments.pop("decoder_std", None)
+        if std is not None and not (isinstance(std, float) and 0 < std < math.inf):
+            raise ValueError(f"decoder_std must be above 0 and finite, not {std!r}")
+        gan = super().from_config(arguments)
+        gan._decoder_std = std
+        return gan
+
+    @property
+    def decoder_std(self) -> float | None:
+        return self._decoder_std
+
+    def measure_decoder_std(
+        self,
+        images: Tensor,
+        *,
+        starts: int = 4,
+        steps: int = 200,
+        generator: Generators = None,
+    ) -> float:
+        """Set `decoder_std` to the s of x = G(z) + s e, fitted to images, and return it.
+
+        Training does so with 16 of its images. Saved with the weights, it comes back on loading.
+
+        Args:
+            images: A dozen or more, (B, C, H, W), pixels in [0, 1].
+            starts: Of the search for each image's z.
+            steps: Of that search.
+            generator: Of its starts.
+        Raises:
+            ValueError: The images are not of the prior's shape, or a count is below 1.
+        """
+        if images.shape[1:] != self.image_shape or not len(images):
+            raise ValueError(f"images of {tuple(images.shape)} came, not (B, *{self.image_shape})")
+        check_counts("starts", starts)
+        check_counts("steps", steps)
+        if starts > CANDIDATES:
+            raise ValueError(f"starts must be at most {CANDIDATES}, not {starts}")
+        training = self.training
+        try:
+            self._decoder_std = spread_about(
+                self.eval().decode,
+                images.to(next(self.generator.parameters())),
+                self.latent_shape[0],
+                starts=starts,
+                steps=steps,
+                generator=generator,
+            )
+        finally:
+            self.train(training)
+        return self._decoder_std
 
     def decode(self, z: Tensor) -> Tensor:
         """Return G(z), (B, C, H, W), for latents (B, k)."""
@@ -148,6 +217,10 @@ class AdversarialTraining(Objective):
         spread = _spread(fake.detach()) / _spread(batch).clamp(min=1e-12)
         self._watch(turn, spread)
         return loss, {"spread": spread}
+
+    def finish(self, model: Model, images: Tensor, generator: Generators) -> None:
+        assert isinstance(model, GAN)
+        model.measure_decoder_std(images[:MEASURED], generator=generator)
 
     def _critic_loss(self, turn: Turn, real: Tensor, z: Tensor, generator: Generators) -> Loss:
         with torch.no_grad():
