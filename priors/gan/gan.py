@@ -212,8 +212,10 @@ class AdversarialTraining(Objective):
         if turn.group == "critic":
             return self._critic_loss(turn, batch, z, generator)
         fake = self.model.decode(z)
-        real = self.critic(batch) if self.options.loss.paired else fake.new_zeros(len(fake))
-        loss = self.options.loss.generator(real, self.critic(fake)).mean()
+        a, options = fake.new_zeros(len(fake)), self.options
+        if options.loss.paired:
+            a = self.critic(options.seen(batch, generator))
+        loss = options.loss.generator(a, self.critic(options.seen(fake, generator))).mean()
         spread = _spread(fake.detach()) / _spread(batch).clamp(min=1e-12)
         self._watch(turn, spread)
         return loss, {"spread": spread}
@@ -224,7 +226,8 @@ class AdversarialTraining(Objective):
 
     def _critic_loss(self, turn: Turn, real: Tensor, z: Tensor, generator: Generators) -> Loss:
         with torch.no_grad():
-            fake = self.model.decode(z)
+            real = self.options.seen(real, generator)
+            fake = self.options.seen(self.model.decode(z), generator)
         a, b = self.critic(real), self.critic(fake)
         loss = self.options.loss.critic(a, b).mean()
         logs = {"gap": (a.mean() - b.mean()).detach()}

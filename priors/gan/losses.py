@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from genprior.operators.random import Generators, uniform
+from genprior.priors.gan.augmentation import augmented
 from genprior.priors.training import check_options
 
 
@@ -83,6 +84,9 @@ class AdversarialOptions:
         optimizer: 'adam' with betas (0, .99), 'sgd', or 'normalised': SGD whose step has the
             length of the learning rate.
         critic_rate: The critic's learning rate over the generator's.
+        augment: Probability with which the critic sees an image, real or generated, moved or with
+            a hole, and half of it for other colours; for small data. Penalties are computed
+            there.
 
     Source: Mescheder et al. 2018, arXiv:1801.04406 (R1, R2); Gulrajani et al. 2017,
         arXiv:1704.00028 (gradient penalty); Karras et al. 2020, arXiv:1912.04958 (lazy).
@@ -97,6 +101,7 @@ class AdversarialOptions:
     clip: float | None = None
     optimizer: str = "adam"
     critic_rate: float = 1.0
+    augment: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("kind", LOSSES), ("optimizer", OPTIMIZERS)):
@@ -106,7 +111,7 @@ class AdversarialOptions:
                 )
         for name, low, high in (
             ("critic_steps", 1, 1000), ("lazy", 1, 1000), ("r1", 0, 1e6), ("r2", 0, 1e6),
-            ("gradient_penalty", 0, 1e6), ("critic_rate", 1e-6, 1e6),
+            ("gradient_penalty", 0, 1e6), ("critic_rate", 1e-6, 1e6), ("augment", 0, 1),
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"loss.{name} must be {low} to {high}, not {getattr(self, name)}")
@@ -126,6 +131,10 @@ class AdversarialOptions:
     @property
     def penalised(self) -> bool:
         return max(self.r1, self.r2, self.gradient_penalty) > 0
+
+    def seen(self, x: Tensor, generator: Generators) -> Tensor:
+        """Return images as the critic is to see them, differentiable in them."""
+        return augmented(x, self.augment, generator) if self.augment else x
 
     def penalty(
         self, critic: nn.Module, real: Tensor, fake: Tensor, generator: Generators
