@@ -51,6 +51,11 @@ class Row:
     truth: Tensor | None = None
     label: str = ""
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one image without a spread: a point estimate."""
+        return len(self.samples) == 1 and self.std is None
+
 
 def rows(
     result: Result, problem: Problem, truth: Tensor | None = None, *, label: str = ""
@@ -98,10 +103,13 @@ def show(
 
 
 def draw(lines: Sequence[Row], *, path: str | Path | None = None, samples: int = 4) -> Figure:
-    """Draw rows, which may come from several priors or solvers, with one scale of spread."""
-    shown = min(samples, min(len(line.samples) for line in lines))
+    """Draw rows, which may come from several priors or solvers, with one scale of spread.
+
+    Beside rows of samples, a point estimate stands under the mean, and its panels end there.
+    """
+    shown = min(samples, max(len(line.samples) for line in lines))
     spread = any(line.std is not None for line in lines)
-    single = all(len(line.samples) == 1 and line.std is None for line in lines)
+    single = all(line.single for line in lines)
     titles = ["truth"] if lines[0].truth is not None else []
     titles += ["measurement"] + (["estimate"] if single else ["posterior mean"])
     titles += ["spread"] if spread else []
@@ -208,10 +216,12 @@ def _draw_row(line: Row, axes: Sequence[Any], titles: Sequence[str], top: float)
     picture, note = measurement(line.problem)
     truth = line.truth
     value = "" if truth is None else f"{psnr(line.mean[None], truth[None]).item():.1f} dB"
-    notes = {"measurement": note, "posterior mean": value, "estimate": value}
+    mode = f"{value}, estimate".removeprefix(", ") if line.single else value
+    notes = {"measurement": note, "posterior mean": mode, "estimate": value}
     panels = {"truth": truth, "measurement": picture}
     panels |= dict.fromkeys(("posterior mean", "estimate"), line.mean)
-    panels |= {f"sample {i + 1}": sample for i, sample in enumerate(line.samples)}
+    if not line.single:
+        panels |= {f"sample {i + 1}": sample for i, sample in enumerate(line.samples)}
     for axis, title in zip(axes, titles, strict=True):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

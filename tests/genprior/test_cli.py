@@ -20,6 +20,7 @@ from genprior.commands import demo
 from genprior.data import read_image, write_image
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.pretrained import load
+from genprior.priors import RealNVP
 
 
 @pytest.fixture
@@ -259,13 +260,26 @@ def test_demo(tmp_path, capsys, monkeypatch):
         "mnist-gaussian": (1, 28),
         "mnist-binary-vae": (1, 28),
         "fashion-gaussian": (1, 28),
+        "mnist-realnvp": (1, 28),
     }
+
+    def made(name):
+        if "realnvp" in name:
+            return RealNVP((1, 28, 28), levels=1, couplings=1, network={"width": 4}).eval()
+        return smooth_gaussian(*shipped[name])
+
     monkeypatch.setattr(demo, "available", lambda: list(shipped))
-    monkeypatch.setattr(demo, "load", lambda name: smooth_gaussian(*shipped[name]))
+    monkeypatch.setattr(demo, "load", made)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    shown = re.findall(r"(\S+) +\d+\.\d\d dB +\d+\.\d% +\d+\.\d+", said)
-    assert shown == ["cats64-gaussian", "cats32-gaussian", "mnist-gaussian"]
+    shown = re.findall(r"(\S+) +\d+\.\d\d dB +(\d+\.\d%|-) +\d+\.\d+", said)
+    assert [name for name, _ in shown] == [
+        "cats64-gaussian",
+        "cats32-gaussian",
+        "mnist-gaussian",
+        "mnist-realnvp",
+    ]
+    assert [held == "-" for _, held in shown] == [False] * 3 + [True]
     for picture in ("demo.png", "digit.png"):
         assert read_image(tmp_path / picture).shape[0] == 3
     x = demo.cat()

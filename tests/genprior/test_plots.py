@@ -172,3 +172,20 @@ def test_five_channels_are_drawn(tmp_path):
     figure = plots.show(result((2, 5, 16, 12)), problem, x, path=tmp_path / "a.png")
     assert "the mean of 5 channels" in figure.get_suptitle()
     assert set(shown(figure)) >= {"truth", "measurement", "posterior mean"}
+
+
+def test_a_point_estimate_stands_under_the_mean():
+    """Catches rows of samples cut to one where a point estimate stands beside them, or one that
+    is shown as if it were a sample."""
+    x = torch.rand(1, 1, 8, 8, generator=seeded())
+    problem = Problem.simulate(x, Identity((1, 8, 8)), GaussianNoise(0.1), generator=seeded(1))
+    drawn = x.expand(3, 1, 8, 8)
+    lines = [
+        plots.Row(problem=problem, mean=x[0], std=0.1 * x[0], samples=drawn, truth=x[0]),
+        plots.Row(problem=problem, mean=x[0], std=None, samples=x, truth=x[0], label="flow"),
+    ]
+    figure = plots.draw(lines)
+    columns = 4 + 3
+    shown = [bool(axis.images) for axis in figure.axes[: 2 * columns]]
+    assert shown == [True] * columns + [True] * 3 + [False] * 4
+    assert figure.axes[columns + 2].get_xlabel() == "inf dB, estimate"
