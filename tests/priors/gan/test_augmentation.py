@@ -81,7 +81,7 @@ def test_the_critic_sees_views_alone():
             slope = 2 * witness.shown[0] / 64
             penalty = slope.square().flatten(1).sum(1).mean()
             torch.testing.assert_close(logs["penalty"], penalty.detach())
-            assert torch.equal(witness.shown[0], witness.shown[2])
+            assert identical(witness.shown[0], witness.shown[2])
     gradients = torch.autograd.grad(value, list(gan.parameters()))
     assert all(float(g.abs().max()) > 0 for g in gradients)
 
