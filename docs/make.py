@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 GUIDES, RESULTS = "docs/guides/pictures", "docs/results"
-LATENT = f"{GUIDES}/latent"
+LATENT, GAN = f"{GUIDES}/latent", f"{GUIDES}/gan"
 IMAGES = "python benchmarks/images.py {prior} --data {data} --features $MODELS --bf16 --images 10"
 
 
@@ -50,6 +50,12 @@ def images(prior: str, data: str, parts: str = "") -> Command:
     line = IMAGES.format(prior=prior, data=data) + parts + " --out OUT"
     name = prior.removesuffix("-diffusion")
     return Command(line, {"images.csv": f"{RESULTS}/images/{name}.csv"}, long=True)
+
+
+def figure(name: str, data: str = "", *, table: bool = True) -> Command:
+    """A figure of the page on GANs, and the CSV of its numbers if it has any."""
+    makes = {f"{name}.png": GAN} | ({f"{name}.csv": f"{GAN}/numbers"} if table else {})
+    return Command(f"genprior figure {name} {data}--out OUT", makes)
 
 
 COMMANDS = {
@@ -117,6 +123,9 @@ COMMANDS = {
         dict.fromkeys(("bits.csv", "speed.csv", "map.csv", "posterior.csv"), f"{RESULTS}/flows"),
         long=True,
     ),
+    "clipping": figure("clipping"),
+    "critics": figure("critics"),
+    "shares": figure("shares", "--data $MNIST "),
     "truth-pictures": Command(
         "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",
         {"truth.png": f"{RESULTS}/pictures", "ranks.png": GUIDES},

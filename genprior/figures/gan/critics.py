@@ -181,9 +181,9 @@ def clipping(data: str | None, seed: int, full: bool) -> Measured:
         layers = range(1, len(trained.slopes) + 1)
         gradients.semilogy(layers, trained.slopes, "o-", color=colour, ms=3)
         curves.plot(trained.gaps, color=colour, lw=0.8)
-        ratio = trained.slopes[0] / trained.slopes[-1]
+        orders = math.log10(trained.slopes[0] / trained.slopes[-1])
         gap = sum(trained.gaps[-50:]) / 50
-        rows.append({"constraint": name, "at the bound": edge, "first over last": ratio,
+        rows.append({"constraint": name, "at the bound": edge, "orders": orders,
                      "gap": gap})  # fmt: skip
         print(rows[-1], flush=True)
     weights.set(xlabel="weight over its bound (penalty: over the largest)", ylabel="density")
