@@ -106,10 +106,11 @@ class Report:
         self.fabric.log_dict({**means, "images_per_second": rate}, step=step)
 
     def check_finite(self, step: int) -> None:
-        """Raise where a loss since the last point is not finite."""
+        """Raise where a loss since the last point, or a weight, is not finite."""
         self._point(step)
         latest = [points[-1][1] for name, points in self.history.items() if "/" not in name]
-        broken = (~torch.tensor(latest).isfinite()).any().float()
+        good = bool(torch.tensor(latest).isfinite().all()) and self.state.finite
+        broken = torch.tensor(float(not good))
         # On every device, so that none waits for one that stopped.
         if float(self.fabric.all_reduce(broken, reduce_op="sum")) > 0:
             kept = (
@@ -118,8 +119,8 @@ class Report:
                 else "nothing is kept"
             )
             raise ArithmeticError(
-                f"the loss became NaN or infinite before step {step}; {kept}. Try half the "
-                "learning rate, a smaller clip, or precision fp32, in another folder"
+                f"the loss or a weight became NaN or infinite before step {step}; {kept}. Try "
+                "half the learning rate, a smaller clip, or precision fp32, in another folder"
             )
 
     def line(self, step: int) -> None:

@@ -88,6 +88,13 @@ class State:
         for kept, buffer in zip(self.average.buffers(), trained.buffers(), strict=True):
             kept.copy_(buffer)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are: a finite loss may have slopes that are not."""
+        return all(
+            bool(t.isfinite().all()) for t in self._objective.networks.state_dict().values()
+        )
+
     def finish(self, images: Tensor, generator: torch.Generator) -> None:
         self._objective.finish(self.average, images, generator)
 

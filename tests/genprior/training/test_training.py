@@ -619,6 +619,22 @@ def test_a_finished_run_that_lost_its_prior_gives_it_again(tmp_path):
     assert read_line(tmp_path) == done.weights["all"] != 0
 
 
+def test_a_weight_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    """Would catch a checkpoint after a step whose loss was finite and whose slope was not."""
+    whole = LineObjective.loss
+
+    def loss(self, turn, batch, generator):
+        value, logs = whole(self, turn, batch, generator)
+        steep = (0 * self.model.weights["all"]).sqrt()  # 0, with a slope that is not finite
+        return value + steep if turn.step == 5 else value, logs
+
+    monkeypatch.setattr(LineObjective, "loss", loss)
+    often = {"out": tmp_path, "steps": 6, "options": options(checkpoint_every=3)}
+    with pytest.raises(ArithmeticError, match="a weight became NaN or infinite before step 6"):
+        train(Line(), data(), batch_size=4, **often)
+    assert checkpoints.newest(tmp_path / "checkpoints")["step"] == 3
+
+
 class Measured(Line):
     """Has its weight replaced by the mean of what it was shown in the end."""
 
