@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,10 +15,8 @@ from genprior.priors.base import LatentPrior, Model, check_counts
 from genprior.priors.gan.inversion import CANDIDATES, spread_about
 from genprior.priors.gan.losses import OPTIMIZERS, AdversarialOptions
 from genprior.priors.gan.networks import pair
+from genprior.priors.gan.watch import Classifier, Watch
 from genprior.priors.training import Loss, Objective, Trainable, Turn
-
-NEAR = 0.25
-"""Samples this much nearer to each other than images are: the generator collapses."""
 
 MEASURED = 16
 """Images to which `decoder_std` is fitted in the end of training."""
@@ -47,6 +44,7 @@ class GAN(Trainable, LatentPrior):
     Source: Goodfellow et al. 2014, arXiv:1406.2661.
     """
 
+    _classifier: Classifier | None
     training_defaults: ClassVar[dict[str, Any]] = {
         "learning_rate": 2e-4,
         "warmup": 0,
@@ -71,6 +69,7 @@ class GAN(Trainable, LatentPrior):
         self.loss = AdversarialOptions.from_config(loss or {})
         self.seed = seed
         self._decoder_std: float | None = None
+        self.watch_modes(None)
         self.generator = self._pair()[0]
         batch_norm = any(isinstance(m, nn.BatchNorm2d) for m in self.generator.modules())
         self.couples_rows = batch_norm
@@ -109,7 +108,7 @@ class GAN(Trainable, LatentPrior):
         images: Tensor,
         *,
         starts: int = 4,
-        steps: int = 200,
+        steps: int = 100,
         generator: Generators = None,
     ) -> float:
         """Set `decoder_std` to the s of x = G(z) + s e, fitted to images, and return it.
@@ -169,6 +168,24 @@ class GAN(Trainable, LatentPrior):
         with torch.no_grad():
             return self.decode(truncation * self._normal(n, generator))
 
+    @property
+    def classifier(self) -> Classifier | None:
+        """What tells classes of samples apart while this GAN is in training."""
+        return self._classifier
+
+    def watch_modes(self, classifier: Classifier | None) -> Self:
+        """Have training count the classes that samples show; it is not saved with the weights.
+
+        The log gains `generator/modes` and `generator/unsure`, the share of samples that are of no
+        class with a probability above .9; a collapse onto less than half of the classes is said.
+
+        Args:
+            classifier: Images (B, C, H, W) -> the scores of K classes (B, K), as a softmax takes
+                them; None for none.
+        """
+        vars(self)["_classifier"] = classifier  # as no part of it, if it is a module
+        return self
+
     def objective(self) -> Objective:
         return AdversarialTraining(self)
 
@@ -183,7 +200,7 @@ class AdversarialTraining(Objective):
         self.critic = gan.critic().to(next(gan.parameters()).device)
         super().__init__(gan, nn.ModuleDict({"generator": gan, "critic": self.critic}))
         self.turns = (("critic", self.options.critic_steps), ("generator", 1))
-        self._warned = False
+        self.watch = Watch(gan.loss, gan.classifier)
 
     def parameters(self, group: str) -> Iterable[nn.Parameter]:
         return (self.critic if group == "critic" else self.model).parameters()
@@ -216,9 +233,23 @@ class AdversarialTraining(Objective):
         if options.loss.paired:
             a = self.critic(options.seen(batch, generator))
         loss = options.loss.generator(a, self.critic(options.seen(fake, generator))).mean()
-        spread = _spread(fake.detach()) / _spread(batch).clamp(min=1e-12)
-        self._watch(turn, spread)
-        return loss, {"spread": spread}
+
+        def more(batches: int) -> Tensor:
+            return self._samples(batches, shape, like=batch, generator=generator)
+
+        return loss, self.watch.samples(turn, fake.detach(), batch, more)
+
+    @torch.no_grad()
+    def _samples(
+        self, batches: int, shape: Sequence[int], *, like: Tensor, generator: Generators
+    ) -> Tensor:
+        """Draw samples as `sample` does, which moves no statistics."""
+        draw = {"dtype": like.dtype, "device": like.device}
+        training = self.model.training
+        self.model.eval()
+        x = [self.model.decode(normal(shape, generator, **draw)) for _ in range(batches)]
+        self.model.train(training)
+        return torch.cat(x)
 
     def finish(self, model: Model, images: Tensor, generator: Generators) -> None:
         assert isinstance(model, GAN)
@@ -230,28 +261,9 @@ class AdversarialTraining(Objective):
             fake = self.options.seen(self.model.decode(z), generator)
         a, b = self.critic(real), self.critic(fake)
         loss = self.options.loss.critic(a, b).mean()
-        logs = {"gap": (a.mean() - b.mean()).detach()}
-        if self.options.loss.probability:
-            logs["accuracy"] = 0.5 * ((a > 0).float().mean() + (b < 0).float().mean())
+        logs = self.watch.scores(turn, self.critic, a, b, fake)
         if self.options.penalised and turn.step % self.options.lazy == 0:
             penalty = self.options.penalty(self.critic, real, fake, generator).mean()
             loss = loss + self.options.lazy * penalty
             logs["penalty"] = penalty.detach()
         return loss, logs
-
-    def _watch(self, turn: Turn, spread: Tensor) -> None:
-        """Say once, late enough, that samples resemble each other too much."""
-        late = turn.images_seen > 20_000 and turn.step % 100 == 0
-        if late and not self._warned and float(spread) < NEAR:
-            self._warned = True
-            warnings.warn(
-                f"samples are {float(spread):.0%} as far from each other as the data: the "
-                "generator has collapsed. Try a loss of kind relativistic with r1 and r2, a lower "
-                "learning rate, or more critic_steps",
-                stacklevel=2,
-            )
-
-
-def _spread(x: Tensor) -> Tensor:
-    """Return the mean distance of each image from the next of the batch."""
-    return (x - x.roll(1, 0)).flatten(1).norm(dim=1).mean() / math.sqrt(x[0].numel())

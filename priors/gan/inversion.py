@@ -29,7 +29,7 @@ def spread_about(
     latent_size: int,
     *,
     starts: int = 4,
-    steps: int = 200,
+    steps: int = 100,
     generator: Generators = None,
 ) -> float:
     """Fit the s of x = G(z) + s e with z ~ N(0, I) and e ~ N(0, I) to images.
@@ -49,11 +49,15 @@ def spread_about(
         starts: For each image; the best counts.
         steps: Of Adam.
         generator: Of the starts.
+    Raises:
+        ArithmeticError: G's images are not finite.
     Source: MacKay 1992, "Bayesian interpolation" (gamma); Tipping, Bishop 1999, "Probabilistic
         principal component analysis".
     """
     like = {"dtype": images.dtype, "device": images.device}
     candidates = normal((CANDIDATES, latent_size), generator, **like)
+    if not bool(decode(candidates[:1]).isfinite().all()):
+        raise ArithmeticError("the generator makes no finite image: its training went wrong")
     left, curvature = [], []
     for x in images.split(AT_ONCE):
         z = _inverted(decode, x, candidates, starts, steps)

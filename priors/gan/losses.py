@@ -22,13 +22,22 @@ class Adversarial(NamedTuple):
         critic: Of (a, b): what D minimises, (B,).
         generator: Of (a, b): what G minimises, (B,).
         paired: Whether G's depends on a, so that real images must be scored in its turn.
-        probability: Whether sigmoid(D) is the probability that an image is real.
+        threshold: The score above which the critic takes an image for real; None: the score says
+            none.
     """
 
     critic: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     paired: bool = False
-    probability: bool = True
+    threshold: float | None = 0.0
+
+    def accuracy(self, a: Tensor, b: Tensor) -> Tensor | None:
+        """Return the share of scores a, b that D has right; of pairs, where it compares them."""
+        if self.paired:
+            return (a > b).float().mean()
+        if self.threshold is None:
+            return None
+        return 0.5 * ((a > self.threshold).float().mean() + (b < self.threshold).float().mean())
 
 
 LOSSES = {
@@ -45,23 +54,21 @@ LOSSES = {
     "hinge": Adversarial(
         critic=lambda a, b: relu(1 - a) + relu(1 + b),
         generator=lambda a, b: -b,
-        probability=False,
     ),
     "least-squares": Adversarial(
         critic=lambda a, b: 0.5 * ((a - 1).square() + b.square()),
         generator=lambda a, b: 0.5 * (b - 1).square(),
-        probability=False,
+        threshold=0.5,
     ),
     "wasserstein": Adversarial(
         critic=lambda a, b: b - a,
         generator=lambda a, b: -b,
-        probability=False,
+        threshold=None,
     ),
     "relativistic": Adversarial(
         critic=lambda a, b: softplus(b - a),
         generator=lambda a, b: softplus(a - b),
         paired=True,
-        probability=False,
     ),
 }
 """Goodfellow et al. 2014, arXiv:1406.2661 (minimax, non-saturating); Lim, Ye 2017,

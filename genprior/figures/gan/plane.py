@@ -137,6 +137,10 @@ class PlaneGANs(GAN):
         generators = SideBySide([gan.generator for gan in single], (1, 1, 2))
         return generators, SideBySide([gan.critic() for gan in single], ())
 
+    def measure_decoder_std(self, images: Tensor, **_: Any) -> float:
+        """Measure nothing: rows are of several generators."""
+        return math.nan
+
     def samples(self, count: int, seed: int) -> Tensor:
         """Draw for each GAN, (seeds, count, 1, 1, 2)."""
         generator = torch.Generator().manual_seed(seed)
