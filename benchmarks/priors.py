@@ -63,6 +63,9 @@ SHAPE = (1, 28, 28)
 SHOWN = 2
 """Samples in the picture."""
 
+WALKED = 9
+"""Most samples of a diffusion, which pays for each; others draw as many as were asked for."""
+
 
 def operator(task: str, count: int) -> LinearOperator:
     if task == "100 measurements":
@@ -79,7 +82,7 @@ def problem(name: str, x: Tensor) -> Problem:
 def solver_for(posed: Problem, prior: Prior) -> Solver:
     """The default, but for flows."""
     if isinstance(prior, Flow):
-        return FlowMAP(steps=50)
+        return FlowMAP(steps=40)
     return default_solver(posed, prior)
 
 
@@ -91,7 +94,8 @@ def measure(
     if isinstance(prior, Diffusion):
         prior.autocast = torch.bfloat16
     solver = solver_for(posed, prior)
-    count = 1 if solver.point_estimate else samples
+    count = min(samples, WALKED) if isinstance(prior, Diffusion) else samples
+    count = 1 if solver.point_estimate else count
     begin = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the line says what has not converged
@@ -106,6 +110,7 @@ def measure(
     row |= {"images": len(x), "samples": count, "converged": int(result.converged.sum())}
     row |= summary(found)
     row |= {"forwards": result.forwards * count, "vjps": result.vjps * count, "seconds": seconds}
+    row = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
     shown = {"mean": result.mean, "sample": result.samples[:, :SHOWN]}
     if result.std is not None:
         shown["std"] = result.std
@@ -169,21 +174,33 @@ def _show(axis: Any, x: Tensor, title: str, spread: float | None = None) -> None
 
 
 def write(path: Path, rows: list[Row]) -> None:
+    """Write all lines anew, so that a run which is killed leaves the old file or the new."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with (part := path.with_suffix(".part")).open("w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    part.replace(path)
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path, count: int) -> list[Row]:
+    """Read the lines of a run that was stopped.
+
+    Raises:
+        SystemExit: They are of another number of digits.
+    """
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if any(int(row["images"]) != count for row in rows):
+        raise SystemExit(
+            f"{path} is of {rows[0]['images']} digits, not {count}: take another --out"
+        )
+    return rows
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with MNIST's files")
     parser.add_argument("--features", required=True, help="folder with the feature networks")
@@ -193,26 +210,35 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=19, help="90 %% is a whole number of ranks")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS))
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    if given.images < 2 or not 0 <= given.digit < given.images or given.samples < SHOWN:
+        parser.error(f"--images from 2, --digit one of them, --samples from {SHOWN}")
+    return given
+
+
+def main() -> None:
+    given = options()
     names = [name for name in given.priors if name in available()]
-    for name in sorted({*given.priors} - {*names}):
-        print(f"{name} is not installed: left out", flush=True)
+    for name in given.priors:
+        if name not in names:
+            print(f"{name} is not installed: left out", flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    table, pictures = given.out / "priors.csv", given.out / "priors.safetensors"
+    rows = read(table, given.images)
+    kept = load_file(pictures) if pictures.exists() else {}
     test = images(given.data, split="test")
     x = test.batch([i * len(test) // given.images for i in range(given.images)])
     network = load_features("lenet", given.features)
-    table, pictures = given.out / "priors.csv", given.out / "priors.safetensors"
-    rows, kept = read(table), load_file(pictures) if pictures.exists() else {}
     done = {(row["prior"], row["task"]) for row in rows}
-    for name in names:
-        for task in [task for task in TASKS if (name, task) not in done]:
-            row, shown = measure(name, task, x, network, given.samples)
-            print({k: v for k, v in row.items() if not k.endswith(", se")}, flush=True)
-            rows.append(row)
-            kept |= shown
-            save_file(kept, pictures)
-            write(table, sorted(rows, key=lambda row: list(PRIORS).index(row["prior"])))
+    for name, task in [(n, t) for n in names for t in TASKS if (n, t) not in done]:
+        row, shown = measure(name, task, x, network, given.samples)
+        print({k: v for k, v in row.items() if not k.endswith(", se")}, flush=True)
+        rows.append(row)
+        kept |= shown
+        save_file(kept, pictures)
+        write(table, sorted(rows, key=lambda row: list(PRIORS).index(row["prior"])))
     drawn = [name for name in PRIORS if any(row["prior"] == name for row in rows)]
-    draw(kept, x, drawn, digit=given.digit, path=given.out / "priors.png")
+    if drawn:
+        draw(kept, x, drawn, digit=given.digit, path=given.out / "priors.png")
 
 
 if __name__ == "__main__":
