@@ -90,6 +90,37 @@ def test_it_stops_where_the_residual_is_the_noise():
     torch.testing.assert_close(alone.samples[0], found.samples[1], atol=1e-4, rtol=0)
 
 
+def test_the_step_with_the_least_residual_counts():
+    """Catches the last step taken for the best: so near y every one of Adam's overshoots."""
+    prior = Linear()
+    x = prior.decode(torch.tensor([[1.0, -0.5]], dtype=torch.float64)).detach()
+    sigma = 1e-4
+    off = 3 * sigma * torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=torch.float64).view(1, 1, 2, 2)
+    problem = Problem(x + off, Identity((1, 2, 2)), GaussianNoise(sigma))
+    last = [
+        float(LatentMAP(restarts=1, adapt=k)(problem, prior).trace["residual"][-1, 0])
+        for k in (1, 2, 4, 8, 200)
+    ]
+    start = float(LatentMAP(restarts=1, adapt=1)(problem, prior).trace["residual"][0, 0])
+    assert sorted([start, *last], reverse=True) == [start, *last]
+    assert start > 1.2
+
+
+def test_the_generator_limits_it_no_more():
+    """Catches a decoder that stays as it was: with 15 of 16 numbers measured the error is what
+    the generator cannot make, until it is trained."""
+    x = images(1)
+    operator = CompressedSensing(SHAPE, 15, generator=seeded(7))
+    problem = Problem.simulate(x, operator, GaussianNoise(0.01), generator=seeded(8))
+    plain, found = (
+        LatentMAP(steps=60, adapt=a)(problem, gan(), generator=seeded(9)) for a in (0, 600)
+    )
+    error, former = ((r.samples[:, 0] - x).square().mean((1, 2, 3)) for r in (found, plain))
+    assert (former > 0.03).all()
+    assert (error < 0.4 * former).all(), (error, former)
+    assert (found.trace["residual"][-1] < 0.3 * found.trace["residual"][0]).all()
+
+
 def test_photons_are_explained():
     """Catches a stop that knows normal noise alone."""
     prior, x = gan(), images(1)
