@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from genprior.operators.random import Generators, normal
-from genprior.priors.base import LatentPrior, Model, check_counts
+from genprior.operators.random import Generators
+from genprior.priors.base import LatentPrior, check_counts
 from genprior.priors.gan.inversion import CANDIDATES, spread_about
-from genprior.priors.gan.losses import OPTIMIZERS, AdversarialOptions
+from genprior.priors.gan.losses import AdversarialOptions
 from genprior.priors.gan.networks import pair
-from genprior.priors.gan.watch import Classifier, Watch
-from genprior.priors.training import Loss, Objective, Trainable, Turn
-
-MEASURED = 16
-"""Images to which `decoder_std` is fitted in the end of training."""
+from genprior.priors.gan.style import StyleGenerator
+from genprior.priors.gan.training import AdversarialTraining
+from genprior.priors.gan.watch import Classifier
+from genprior.priors.training import Objective, Trainable
 
 
 class GAN(Trainable, LatentPrior):
@@ -35,7 +34,8 @@ class GAN(Trainable, LatentPrior):
     Args:
         image_shape: (C, H, W).
         latent_size: Numbers of z.
-        network: 'kind' (perceptron, dcgan or residual) and its options, for both networks.
+        network: 'kind' (perceptron, dcgan, residual or style) and its options, for both
+            networks.
         loss: Options of `AdversarialOptions`.
         seed: Of both networks' starting weights.
     Raises:
@@ -157,7 +157,8 @@ class GAN(Trainable, LatentPrior):
     ) -> Tensor:
         """Decode n draws of z ~ N(0, truncation^2 I), (n, C, H, W).
 
-        Below 1 samples are more typical and less varied, and not of the prior.
+        Below 1 samples are more typical and less varied, and not of the prior. With network kind
+        style it is not z but w that is drawn towards its mean: mean + truncation (w - mean).
 
         Raises:
             ValueError: The truncation is not above 0 and at most 1.
@@ -166,7 +167,52 @@ class GAN(Trainable, LatentPrior):
             raise ValueError(f"truncation must be above 0 and at most 1, not {truncation}")
         self.check_size(size)
         with torch.no_grad():
-            return self.decode(truncation * self._normal(n, generator))
+            z = self._normal(n, generator)
+            if truncation == 1 or not isinstance(self.generator, StyleGenerator):
+                return self.decode(truncation * z)
+            mean, _ = self.generator.moments()
+            w = mean + truncation * (self.generator.style(z) - mean)
+            return self.generator.synthesis(self.generator.everywhere(w))
+
+    def space(self, name: str) -> LatentPrior:
+        """Return this prior with another latent, as solvers take it.
+
+        Args:
+            name: 'z', which is itself, or 'w': the whitened styles of network kind style.
+        Raises:
+            ValueError: There is no such space, or the network has no styles.
+        """
+        if name not in ("z", "w"):
+            raise ValueError(f"a GAN has the spaces 'z' and 'w', not {name!r}")
+        return self if name == "z" else StyleSpace(self)
+
+    def mix(self, z_a: Tensor, z_b: Tensor, level: int) -> Tensor:
+        """Decode with the styles of one latent below a level, and another's from there on.
+
+        Args:
+            z_a: Of what is coarse, (B, k).
+            z_b: Of what is fine, (B, k).
+            level: Of `widths`, counted from 0: 1 leaves only the coarsest to z_a.
+        Raises:
+            ValueError: The network has no styles, or no such level to change at.
+        """
+        generator = self.styled("mix")
+        if not 0 < level < generator.depth:
+            raise ValueError(f"level must be 1 to {generator.depth - 1}, not {level}")
+        own = generator.constant.dtype
+        a, b = (generator.everywhere(generator.style(z.to(own))) for z in (z_a, z_b))
+        return generator.synthesis(torch.cat([a[:, :level], b[:, level:]], 1)).to(z_a.dtype)
+
+    def styled(self, what: str) -> StyleGenerator:
+        """Return the generator, which `what` needs to be of network kind style.
+
+        Raises:
+            ValueError: It is of another.
+        """
+        if not isinstance(self.generator, StyleGenerator):
+            kind = self.network["kind"]
+            raise ValueError(f"{what} needs a GAN of network kind style, not {kind}")
+        return self.generator
 
     @property
     def classifier(self) -> Classifier | None:
@@ -190,80 +236,41 @@ class GAN(Trainable, LatentPrior):
         return AdversarialTraining(self)
 
 
-class AdversarialTraining(Objective):
-    """The critic's turns, then the generator's; each draws images of its own."""
+class StyleSpace(LatentPrior):
+    """x = G(mean + L v), v ~ N(0, I), with one style w = mean + L v for all levels of the image.
 
-    model: GAN
+    Mean and L L^T are the moments of w under the prior, so v has mean 0 and covariance I; its law
+    is near normal and not normal, and so is this prior near the GAN's and not the same. There
+    searches are easier than in z, as w need not lie on a sphere.
+
+    Args:
+        gan: Of network kind style, as it is now: it is copied.
+    Raises:
+        ValueError: Its network has no styles.
+    """
+
+    mean: Tensor
+    factor: Tensor
 
     def __init__(self, gan: GAN) -> None:
-        self.options = gan.loss
-        self.critic = gan.critic().to(next(gan.parameters()).device)
-        super().__init__(gan, nn.ModuleDict({"generator": gan, "critic": self.critic}))
-        self.turns = (("critic", self.options.critic_steps), ("generator", 1))
-        self.watch = Watch(gan.loss, gan.classifier)
+        super().__init__()
+        self.gan = copy.deepcopy(gan).watch_modes(None)
+        self.image_shape = gan.image_shape
+        mean, factor = gan.styled("space w").moments()
+        self.latent_shape = tuple(mean.shape)
+        self.register_buffer("mean", mean)
+        self.register_buffer("factor", factor)
 
-    def parameters(self, group: str) -> Iterable[nn.Parameter]:
-        return (self.critic if group == "critic" else self.model).parameters()
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(GAN.from_config(config["gan"]))
 
-    def optimizer(
-        self, group: str, learning_rate: float, parameters: Iterable[nn.Parameter]
-    ) -> torch.optim.Optimizer:
-        rate = learning_rate * (self.options.critic_rate if group == "critic" else 1.0)
-        kept, bound = list(parameters), self.options.clip
-        optimizer = OPTIMIZERS[self.options.optimizer](kept, rate)
-        if group == "critic" and bound is not None:
+    @property
+    def decoder_std(self) -> float | None:
+        return self.gan.decoder_std
 
-            def within(*_: Any) -> None:
-                with torch.no_grad():
-                    for p in kept:
-                        p.clamp_(-bound, bound)
-
-            optimizer.register_step_post_hook(within)
-        return optimizer
-
-    def loss(self, turn: Turn, batch: Tensor, generator: Generators) -> Loss:
-        if self.model.couples_rows and len(batch) < 2:
-            raise ValueError("batch normalisation takes batches of 2 images or more, not 1")
-        shape = (len(batch), *self.model.latent_shape)
-        z = normal(shape, generator, dtype=batch.dtype, device=batch.device)
-        if turn.group == "critic":
-            return self._critic_loss(turn, batch, z, generator)
-        fake = self.model.decode(z)
-        a, options = fake.new_zeros(len(fake)), self.options
-        if options.loss.paired:
-            a = self.critic(options.seen(batch, generator))
-        loss = options.loss.generator(a, self.critic(options.seen(fake, generator))).mean()
-
-        def more(batches: int) -> Tensor:
-            return self._samples(batches, shape, like=batch, generator=generator)
-
-        return loss, self.watch.samples(turn, fake.detach(), batch, more)
-
-    @torch.no_grad()
-    def _samples(
-        self, batches: int, shape: Sequence[int], *, like: Tensor, generator: Generators
-    ) -> Tensor:
-        """Draw samples as `sample` does, which moves no statistics."""
-        draw = {"dtype": like.dtype, "device": like.device}
-        training = self.model.training
-        self.model.eval()
-        x = [self.model.decode(normal(shape, generator, **draw)) for _ in range(batches)]
-        self.model.train(training)
-        return torch.cat(x)
-
-    def finish(self, model: Model, images: Tensor, generator: Generators) -> None:
-        assert isinstance(model, GAN)
-        model.measure_decoder_std(images[:MEASURED], generator=generator)
-
-    def _critic_loss(self, turn: Turn, real: Tensor, z: Tensor, generator: Generators) -> Loss:
-        with torch.no_grad():
-            real = self.options.seen(real, generator)
-            fake = self.options.seen(self.model.decode(z), generator)
-        a, b = self.critic(real), self.critic(fake)
-        loss = self.options.loss.critic(a, b).mean()
-        logs = self.watch.scores(turn, self.critic, a, b, fake)
-        if self.options.penalised and turn.step % self.options.lazy == 0:
-            penalty = self.options.penalty(self.critic, real, fake, generator).mean()
-            loss = loss + self.options.lazy * penalty
-            logs["penalty"] = penalty.detach()
-        return loss, logs
+    def decode(self, z: Tensor) -> Tensor:
+        """Return G(mean + L v), (B, C, H, W), for v (B, styles)."""
+        generator = self.gan.styled("space w")
+        w = self.mean + z.to(self.mean.dtype) @ self.factor.T
+        return generator.synthesis(generator.everywhere(w)).to(z.dtype)

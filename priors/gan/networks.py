@@ -1,4 +1,4 @@
-"""Generators z -> x and critics x -> score: perceptrons, DCGAN's, and a residual pair."""
+"""Generators z -> x and critics x -> score: perceptrons, DCGAN's, residual and style-based."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genprior.priors.base import check_counts
+from genprior.priors.gan.style import SLOPE, StyleGenerator
 from genprior.priors.training import check_options, pick
 
 ImageShape = tuple[int, int, int]
-SLOPE = 0.2
-"""Of leaky rectifiers below 0."""
 
 
 def perceptron(
@@ -173,7 +172,55 @@ def residual(
     return nn.Sequential(*generator), _normalised(nn.Sequential(*critic), spectral)
 
 
-KINDS = {"perceptron": perceptron, "dcgan": dcgan, "residual": residual}
+def style(
+    image_shape: ImageShape,
+    latent_size: int,
+    *,
+    widths: Sequence[int] = (128, 96, 64),
+    blocks: int = 1,
+    mapping: int = 4,
+    styles: int = 64,
+    mixing: float = 0.9,
+    group: int = 16,
+    spectral: bool = False,
+) -> tuple[nn.Module, nn.Module]:
+    """Build a generator with styles w at every level, and the critic of `residual`.
+
+    Args:
+        image_shape: (C, H, W), sides multiples of 2 to the number of widths less one.
+        latent_size: Numbers of z.
+        widths: Channels of each level, coarse to fine; the finest is of the image's size.
+        blocks: Convolutions of the generator at each level, and residual blocks of the critic.
+        mapping: Layers from z to w.
+        styles: Numbers of w.
+        mixing: Share of images in training whose finer levels have another z's style.
+        group: Channels of a group of the critic's 3x3 convolutions.
+        spectral: Normalise the critic's layers by their largest singular value.
+
+    Source: Karras et al. 2019, arXiv:1812.04948; Karras et al. 2020, arXiv:1912.04958 (modulated
+        convolutions, pixels summed over levels). Differs: plain rates, of the mapping too, whose
+        last layer is linear; pixels in (0, 1) by a sigmoid.
+    """
+    for name, value in (("blocks", blocks), ("mapping", mapping), ("styles", styles)):
+        check_counts(name, value)
+    if not 0 <= mixing <= 1:
+        raise ValueError(f"mixing must be 0 to 1, not {mixing}")
+    shared = {"widths": widths, "blocks": blocks, "group": group, "spectral": spectral}
+    _, critic = residual(image_shape, latent_size, **shared)
+    generator = StyleGenerator(
+        image_shape[0],
+        _coarsest(image_shape, widths[1:], check=widths),
+        latent_size,
+        widths=widths,
+        blocks=blocks,
+        mapping=mapping,
+        styles=styles,
+        mixing=mixing,
+    )
+    return generator, critic
+
+
+KINDS = {"perceptron": perceptron, "dcgan": dcgan, "residual": residual, "style": style}
 
 
 def pair(
@@ -184,7 +231,7 @@ def pair(
     Args:
         image_shape: (C, H, W).
         latent_size: k.
-        config: 'kind' (perceptron, dcgan or residual) and the options of its function.
+        config: 'kind' (perceptron, dcgan, residual or style) and the options of its function.
     Raises:
         ValueError: The kind or an option is unknown or out of range.
     """
@@ -197,7 +244,10 @@ def _coarsest(
     image_shape: ImageShape, halvings: Sequence[int], *, check: Sequence[int] | None = None
 ) -> tuple[int, int]:
     """Return the size of the coarsest level."""
-    check_counts("widths", halvings if check is None else check)
+    levels = halvings if check is None else check
+    check_counts("widths", levels)
+    if not levels:
+        raise ValueError("widths must name one level or more, not []")
     _, height, width = image_shape
     unit = 2 ** len(halvings)
     if height % unit or width % unit:

@@ -53,7 +53,7 @@ LEGAL_INSIDE = {
     "seed": {"-1", "0", "1000000000"},
     "log_mean": {"-1", "0"},
     "free_bits": {"0"},
-    **{key: {"0"} for key in ("r1", "r2", "gradient_penalty", "augment")},
+    **{key: {"0"} for key in ("r1", "r2", "gradient_penalty", "augment", "mixing")},
     "clip": {""},
     "warm_up": {"0", "1000000000"},
     "betas": {""},  # none of its own

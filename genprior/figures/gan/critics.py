@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from genprior.figures.canvas import Measured, canvas
-from genprior.priors.gan.gan import GAN, AdversarialTraining
+from genprior.priors.gan.gan import GAN
 from genprior.priors.gan.losses import squared_slope
+from genprior.priors.gan.training import AdversarialTraining
 
 BATCH = 256
 

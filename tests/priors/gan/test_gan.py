@@ -19,6 +19,7 @@ NETWORKS = {
     "perceptron": {"kind": "perceptron", "hidden": [16]},
     "dcgan": {"kind": "dcgan", "widths": [8, 4]},
     "residual": {"kind": "residual", "widths": [16, 8], "group": 8},
+    "style": {"kind": "style", "widths": [16, 8], "mapping": 2, "styles": 6, "group": 8},
 }
 
 
@@ -210,10 +211,12 @@ def test_a_lazy_penalty_counts_as_often_as_it_is_left_out():
 
 def train(gan, images=None, **settings):
     steps = settings.pop("steps", 6)
-    out = settings.pop("out", None)
+    out, batch_size = settings.pop("out", None), settings.pop("batch_size", 8)
     options = TrainingOptions(**{**vars(OPTIONS), **settings})
     images = data() if images is None else images
-    return genprior.train(gan, images, out=out, steps=steps, batch_size=8, options=options)
+    return genprior.train(
+        gan, images, out=out, steps=steps, batch_size=batch_size, options=options
+    )
 
 
 def test_a_resumed_run_is_the_run(tmp_path):
@@ -286,6 +289,7 @@ def test_truncations_out_of_range_are_refused(truncation):
         ({"loss": {"r3": 1.0}}, "loss has no option 'r3'"),
         ({"loss": {"clip": 0.0}}, "loss.clip must be above 0"),
         ({"network": {"kind": "dcgan", "widths": [8, 8, 8, 8]}}, "cannot be halved 4 times"),
+        ({"network": {"kind": "dcgan", "widths": []}}, "widths must name one level or more"),
         ({"network": {"kind": "transformer"}}, "network.kind must be one of perceptron"),
     ],
 )
@@ -302,3 +306,5 @@ def test_batches_that_share_statistics():
     with pytest.raises(ValueError, match="accumulate must be 1"):
         train(gan, accumulate=2)
     train(GAN((1, 8, 8), 5, network=NETWORKS["residual"]), accumulate=2, steps=1)
+    with pytest.raises(ValueError, match="batches of 2 images or more"):
+        train(gan, batch_size=1)
