@@ -12,7 +12,7 @@ from genprior import plots
 from genprior.commands.outputs import refuse_existing
 from genprior.data.files import WRITTEN
 from genprior.pretrained import available, card, load
-from genprior.priors import Flow, capabilities
+from genprior.priors import GAN, Flow, capabilities
 from genprior.priors.base import as_prior
 from genprior.restoration.settings import Device, find_device
 from genprior.solvers import Solver
@@ -61,6 +61,7 @@ def sample(
     size: int | tuple[int, int] | None = None,
     columns: int | None = None,
     temperature: float | None = None,
+    truncation: float | None = None,
     seed: int = 0,
     device: Device = "auto",
     force: bool = False,
@@ -74,6 +75,7 @@ def sample(
         size: Height and width, for priors that serve any.
         columns: Of the picture; about the square root of the number if not given.
         temperature: Of a flow's latent, above 0 and at most 2; 1 is the prior.
+        truncation: Of a GAN's samples, above 0 and at most 1, which is the prior.
         seed: Of the draw.
         device: Where to compute.
         force: Replace the picture if it exists.
@@ -84,10 +86,14 @@ def sample(
     prior = as_prior(load(name, device=find_device(device)))
     shape = (size, size) if isinstance(size, int) else size
     how: dict[str, Any] = {"size": shape, "generator": torch.Generator().manual_seed(seed)}
-    if temperature is not None:
-        if not isinstance(prior, Flow):
-            raise ValueError(f"--temperature is for flows; {name} is a {type(prior).__name__}")
-        how["temperature"] = temperature
+    for option, value, kind, whose in (
+        ("temperature", temperature, Flow, "flows"),
+        ("truncation", truncation, GAN, "GANs"),
+    ):
+        if value is not None:
+            if not isinstance(prior, kind):
+                raise ValueError(f"--{option} is for {whose}; {name} is a {type(prior).__name__}")
+            how[option] = value
     drawn = prior.sample(number, **how)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     plots.grid(drawn, path=out, columns=columns)

@@ -21,7 +21,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "number": (1, 10_000), "peak": (1e-3, 1e8), "rank": (1, 100_000), "residual": (0, 1),
     "samples": (1, 10_000), "scales": (1, 1024), "seconds": (1e-3, 1e8), "seed": (0, 2**32 - 1),
     "size": (1, 16_384), "steps": (1, 100_000_000), "temperature": (1e-3, 2),
-    "warmup": (0, 100_000_000),
+    "truncation": (1e-3, 1), "warmup": (0, 100_000_000),
     "whole": (0, 100_000), "workers": (0, 1024),
 }  # fmt: skip
 """Least and most of what a number can mean. The most is far above any use: it keeps a slip of the

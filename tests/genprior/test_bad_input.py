@@ -301,6 +301,15 @@ def test_unknown_prior(place, capsys, monkeypatch):
     assert "cats64-gaussian" in said
 
 
+def test_options_of_other_priors(place, capsys):
+    """Would catch samples that an option was to change, drawn as if it had not been given."""
+    new = ("--out", place.photo.parent / "new.png")
+    for option, whose in (("--temperature", "flows"), ("--truncation", "GANs")):
+        said = refused(capsys, place, "sample", place.prior, option, "0.5", *new)
+        assert f"{option} is for {whose}" in said
+        assert "is a Gaussian" in said
+
+
 # Output
 
 

@@ -15,12 +15,13 @@ from photos import SIDE, make_place, smooth_gaussian
 from PIL import Image
 from tools import identical
 
+from genprior import plots
 from genprior.cli import main
 from genprior.commands import demo
 from genprior.data import read_image, write_image
 from genprior.operators import GaussianNoise, Inpainting, Problem
 from genprior.pretrained import load
-from genprior.priors import RealNVP
+from genprior.priors import GAN, RealNVP
 
 
 @pytest.fixture
@@ -237,6 +238,28 @@ def test_train_texture(tmp_path):
     assert main(words) == 0
     height, width = read_image(picture).shape[1:]
     assert height / width == pytest.approx(24 / 30)
+
+
+def test_samples_of_a_gan_truncated(tmp_path):
+    """Would catch a truncation that is read and not applied, or another by default."""
+    gan = GAN((1, 4, 4), 2, network={"kind": "perceptron", "hidden": [4]})
+    weights, drawn = tmp_path / "gan.safetensors", {}
+    gan.save(weights)
+    for truncation in ("1", "0.5", "0.001"):
+        out = tmp_path / f"{truncation}.png"
+        words = ["sample", str(weights), "--truncation", truncation, "--out", str(out)]
+        assert main([*words, "--number", "4"]) == 0
+        drawn[truncation] = read_image(out)
+    plain = tmp_path / "plain.png"
+    assert main(["sample", str(weights), "--number", "4", "--out", str(plain)]) == 0
+    assert identical(read_image(plain), drawn["1"])
+    assert len({float(x.std()) for x in drawn.values()}) == 3
+    for truncation, x in drawn.items():
+        again = gan.sample(
+            4, generator=torch.Generator().manual_seed(0), truncation=float(truncation)
+        )
+        plots.grid(again, path=plain)
+        assert identical(read_image(plain), x)
 
 
 def test_lists_and_help(place, capsys):
