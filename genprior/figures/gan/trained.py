@@ -77,8 +77,8 @@ def _quartiles(values: Tensor) -> Row:
 def between(data: str | None, seed: int, prior: str) -> Figure:
     """Draw images on great circles in z between pairs of draws."""
     gan = load_family(prior, GAN)
-    ends = torch.randn(2, 6, *gan.latent_shape, generator=seeded(seed))
-    z = spherical(*ends, torch.linspace(0, 1, 11))
+    first, last = torch.randn(2, 6, *gan.latent_shape, generator=seeded(seed))
+    z = spherical(first, last, torch.linspace(0, 1, 11))
     figure = canvas(9, 5.2)
     title = "G(z) on great circles between two draws of z (first and last column)"
     with torch.no_grad():
