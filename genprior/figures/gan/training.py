@@ -235,5 +235,5 @@ def draw_budget(rows: list[Row], floor: float, *, trials: int, seeds: int, steps
     axis.set(xscale="log", xlabel=f"Fréchet distance after {steps} updates")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
