@@ -100,6 +100,10 @@ COMMANDS = {
         "python benchmarks/details/csgm.py --data $MNIST --out OUT",
         dict.fromkeys(("csgm.png", "csgm.csv"), LATENT),
     ),
+    "csgm-gan": Command(
+        "python benchmarks/details/csgm.py --data $MNIST --gan mnist-gan --out OUT",
+        {"csgm-gan.png": f"{GAN}/csgm.png", "csgm-gan.csv": f"{GAN}/numbers/csgm.csv"},
+    ),
     "densities": Command(
         "genprior figure densities --out OUT",
         dict.fromkeys(("densities.png", "densities.csv"), LATENT),
