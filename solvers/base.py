@@ -30,6 +30,11 @@ ROW_VALUES = 2**21
 """Pixel values in flight where no batch_size is given: 170 rows at 3x64x64, 2 at 3x500x500."""
 
 
+MOST_STEPS = 1_000_000
+"""The most that any count among a solver's fields can be: levels, draws and particles are laid
+out before anything else is done, and more would fill the memory first."""
+
+
 class Counted:
     """A prior whose network evaluations are counted, in rows. Other attributes pass through."""
 
@@ -267,6 +272,9 @@ class Solver(ABC):
                 f"{name} needs Gaussian noise, not {type(problem.noise).__name__}. "
                 f"Other noise is served by {without('gaussian', prior)}."
             )
+        for field, value in vars(self).items():
+            if isinstance(value, int) and value > MOST_STEPS:
+                raise ValueError(f"{name}: {field} must be at most {MOST_STEPS}, not {value}")
         if num_samples < 1 or (batch_size is not None and batch_size < 1):
             raise ValueError(
                 f"num_samples and batch_size must be at least 1, not {num_samples}, {batch_size}"

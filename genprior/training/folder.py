@@ -61,7 +61,7 @@ class Folder:
                 raise ValueError(
                     f"{self.path} holds checkpoints of another run, so it cannot be resumed:\n  "
                     + "\n  ".join(found)
-                    + "\nName another folder, or train with what was there before"
+                    + ".\nName another folder, or train with what was there before"
                 )
             check_length(saved, length, options)
         self._check_weights(self.path / "prior.safetensors", force)

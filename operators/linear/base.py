@@ -76,8 +76,9 @@ class LinearOperator(Operator):
         spectrum = self.spectrum(like)
         if spectrum is None:
             return None
+        spectrum = spectrum if like is None else spectrum.cast(like)
         return replace(
-            spectrum if like is None else spectrum.cast(like),
+            spectrum,
             image_to=spectrum.image_to or (lambda x: spectrum.to(self(x))),
             image_back=spectrum.image_back or (lambda c: self.adjoint(spectrum.back(c))),
         )

@@ -77,11 +77,30 @@ class Spectrum:
         return known
 
     def cast(self, like: Tensor) -> Spectrum:
-        """Put the eigenvalues into the dtype and on the device of measurements `like`."""
+        """Put the eigenvalues into the dtype and on the device of measurements `like`.
+
+        Maps that give another dtype than they are given, as those of a float64 matrix do, are
+        kept in theirs, and what they give is brought back.
+        """
         g = self.eigenvalues
         if g.dtype == like.dtype and g.device == like.device:
             return self
-        return replace(self, eigenvalues=g.to(like))
+        found = replace(self, eigenvalues=g.to(like))
+        inner = self.to(like[:1]).dtype
+        if inner.to_real() == like.dtype:
+            return found
+        outer = like.dtype.to_complex() if inner.is_complex else like.dtype
+
+        def within(f: Map | None, given: torch.dtype, gives: torch.dtype) -> Map | None:
+            return f and (lambda v: f(v.to(given)).to(gives))
+
+        return replace(
+            found,
+            to=within(self.to, like.dtype, outer),
+            back=within(self.back, inner, like.dtype),
+            image_to=within(self.image_to, like.dtype, outer),
+            image_back=within(self.image_back, inner, like.dtype),
+        )
 
     def paired(self) -> Spectrum:
         """Hold complex coefficients as pairs of real numbers, on a last axis of 2."""

@@ -12,14 +12,11 @@ from torch import Tensor
 from genprior.operators import Inpainting, Problem
 from genprior.operators.base import per_row
 from genprior.priors.base import DenoisingPrior, Prior
-from genprior.solvers.base import Counted, Solver
+from genprior.solvers.base import MOST_STEPS, Counted, Solver
 from genprior.solvers.chunks import WORST, Chunk, Solution
 from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.walk.levels import noise_grid
 from genprior.solvers.walk.state import Walk
-
-MOST_STEPS = 1_000_000
-"""Levels are laid out before anything else is done: more would fill the memory first."""
 
 
 @dataclass(frozen=True)

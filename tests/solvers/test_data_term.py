@@ -30,6 +30,18 @@ class Grey(LinearOperator):
         return Spectrum(square, to=lambda y: y, back=lambda c: c)
 
 
+class Rotated(Grey):
+    """Its coefficients are in float64 too: a matrix of that dtype makes them."""
+
+    def spectrum(self, like=None):
+        turn = torch.linalg.qr(randn(16, 16, seed=5)).Q
+        return Spectrum(
+            super().spectrum().eigenvalues,
+            to=lambda y: (y.double().flatten(1) @ turn).reshape(y.shape),
+            back=lambda c: (c.flatten(1) @ turn.mT).reshape(c.shape),
+        )
+
+
 class Stubborn(Grey):
     """Solves in float64 whatever it is given."""
 
@@ -51,14 +63,15 @@ SOLVERS = [
 ]
 
 
+@pytest.mark.parametrize("operator", [Grey(4, 4), Rotated(4, 4)], ids=["eigenvalues", "maps"])
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-def test_a_spectrum_in_float64_serves_float32(solver):
-    """Catches eigenvalues of another dtype that lift or stop a float32 walk."""
+def test_a_spectrum_in_float64_serves_float32(solver, operator):
+    """Catches eigenvalues, or coefficients, of another dtype that lift or stop a float32 walk."""
     shape = (3, 4, 4)
     mean, factors = torch.full(shape, 0.5), 0.2 * randn(5, *shape, dtype=torch.float32)
     prior = Gaussian(mean, factors, residual=0.1)
     x = prior.sample(2, generator=seeded(1))
-    problem = Problem.simulate(x, Grey(4, 4), GaussianNoise(0.1), generator=seeded(2))
+    problem = Problem.simulate(x, operator, GaussianNoise(0.1), generator=seeded(2))
     found = solver(problem, prior, generator=seeded(3))
     assert found.samples.dtype == torch.float32
     twice = Problem(problem.y.double(), problem.operator, problem.noise)
@@ -70,6 +83,7 @@ def test_a_spectrum_in_float64_serves_float32(solver):
 def test_the_public_check_runs_in_both_precisions():
     """Catches an operator that only serves the dtype in which it was checked."""
     check_operator(Grey(4, 3))
+    check_operator(Rotated(4, 4))
     with pytest.raises(AssertionError, match=r"float32 measurements gave torch\.float64"):
         check_operator(Stubborn(4, 3))
 

@@ -232,6 +232,25 @@ def test_the_first_illegal_values_are_refused(make, words):
         make()
 
 
+@pytest.mark.parametrize(
+    ("solver", "field"),
+    [
+        (LatentSampler(steps=10**9), "steps"),
+        (LatentSampler(warm_up=10**9), "warm_up"),
+        (LatentSampler(chains=10**9), "chains"),
+        (AnnealedImportance(particles=10**9), "particles"),
+        (LatentMAP(restarts=10**9), "restarts"),
+        (SMC(particles=10**9), "particles"),
+    ],
+    ids=repr,
+)
+def test_counts_that_no_memory_holds_are_refused_before_the_work(solver, field):
+    """Catches a slip of the finger that fills the memory, or walks for years."""
+    prior, problem = gaussian_field(0)
+    with pytest.raises(ValueError, match=rf": {field} must be at most 1000000, not 1000000000"):
+        solver(problem, prior)
+
+
 COSTS = {
     MMPS: lambda steps: steps,
     PiGDM: lambda steps: steps,
