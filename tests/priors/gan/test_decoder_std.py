@@ -30,8 +30,8 @@ def test_a_linear_generator_gives_back_the_spread():
 def test_a_generator_that_reaches_every_image():
     """Catches a spread of 0, which leaves solvers no density, or a division by no pixels."""
     x = torch.rand(5, 1, 2, 2, generator=seeded(2))
-    found = spread_about(lambda z: z.view(-1, 1, 2, 2), x, 4, generator=seeded(1))
-    assert 1 / 255 / math.sqrt(12) <= found < 0.01
+    found = spread_about(lambda z: z.view(-1, 1, 2, 2), x, 4, steps=200, generator=seeded(1))
+    assert 1 / 255 / math.sqrt(12) <= found < 0.004
 
 
 def test_training_measures_it_and_files_keep_it(tmp_path):

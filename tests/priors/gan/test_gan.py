@@ -40,19 +40,19 @@ def test_contract(name, device):
     testing.check_prior(GAN((1, 8, 8), 5, network=NETWORKS[name]), device=device)
 
 
-def trained_critic(real, fake, loss, *, steps, hidden=32, size=1):
-    """Train a critic alone, on draws of two known laws of `size` numbers."""
+def trained_critic(real, fake, loss, *, steps):
+    """Train a critic alone, on two laws: functions of a generator that give points (n, d)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         critic = nn.Sequential(
-            nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, 1), nn.Flatten(0),
+            nn.Linear(real(seeded()).shape[1], 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(),
+            nn.Linear(32, 1), nn.Flatten(0),
         )  # fmt: skip
-    optimizer = torch.optim.Adam(critic.parameters(), 3e-3, betas=(0.5, 0.99))
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2, betas=(0.5, 0.99))
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     generator = seeded(1)
     for _ in range(steps):
-        a, b = (f(torch.randn(512, size, generator=generator)) for f in (real, fake))
+        a, b = real(generator), fake(generator)
         value = LOSSES[loss.kind].critic(critic(a), critic(b)).mean()
         if loss.penalised:
             value = value + loss.penalty(critic, a, b, generator).mean()
@@ -64,13 +64,17 @@ def trained_critic(real, fake, loss, *, steps, hidden=32, size=1):
 
 
 def test_the_best_critic_knows_the_probability_that_an_image_is_real():
-    """Catches a term of the critic's loss with the wrong sign or weight: sigmoid(D) = p/(p+q)."""
+    """Catches a term of the critic's loss with the wrong sign or weight: sigmoid(D) = p/(p+q).
+
+    Quantiles stand for draws, whose scatter would need many more steps.
+    """
+    normal = torch.special.ndtri((torch.arange(512) + 0.5) / 512)[:, None]
     critic = trained_critic(
-        lambda n: n - 0.75, lambda n: n + 0.75, AdversarialOptions(), steps=1200
+        lambda _: normal - 0.75, lambda _: normal + 0.75, AdversarialOptions(), steps=150
     )
     x = torch.linspace(-2, 2, 81)[:, None]
     truth = torch.sigmoid(-1.5 * x[:, 0])  # log p/q of two normals, 1.5 apart
-    assert float((critic(x).sigmoid() - truth).abs().mean()) < 0.02
+    assert float((critic(x).sigmoid() - truth).abs().mean()) < 0.005
 
 
 def test_a_penalised_critic_measures_the_distance():
@@ -81,12 +85,16 @@ def test_a_penalised_critic_measures_the_distance():
     of the wrong sign can cross.
     """
     shift, n = torch.tensor([1.8, 2.4]), torch.randn(20_000, 2, generator=seeded(2))
-    for weight, rel in ((100.0, 0.05), (10.0, 0.05)):
+
+    def points(generator):
+        return torch.randn(256, 2, generator=generator)
+
+    for weight in (100.0, 10.0):
         loss = AdversarialOptions(kind="wasserstein", gradient_penalty=weight)
-        critic = trained_critic(lambda n: n, lambda n: n + shift, loss, steps=500, size=2)
+        critic = trained_critic(points, lambda g: points(g) + shift, loss, steps=200)
         with torch.no_grad():
             apart = float(critic(n).mean() - critic(n + shift).mean())
-        assert apart == pytest.approx(3 * (1 + 3 / (2 * weight)), rel=rel)
+        assert apart == pytest.approx(3 * (1 + 3 / (2 * weight)), rel=0.02)
     assert abs(apart - 3) > 0.3
 
 
@@ -269,7 +277,7 @@ def test_it_learns_a_mean():
         loss={"kind": "relativistic", "r1": 0.05, "r2": 0.05},
     )
     images = ArrayImages(points.numpy())
-    trained = train(gan, images, steps=600, learning_rate=2e-3, ema_half_life=800)
+    trained = train(gan, images, steps=200, learning_rate=5e-3, ema_half_life=400)
     x = trained.sample(1000, generator=seeded(4)).flatten(1)
     torch.testing.assert_close(x.mean(0), torch.full((2,), 0.3), atol=0.05, rtol=0)
     assert 0.05 < float(x.std(0).min()) < 0.2
