@@ -100,7 +100,7 @@ def _curvature(decode: Decode, z: Tensor) -> Tensor:
     """Return the eigenvalues of J^T J at each z (B, k), (B, k)."""
     columns = []
     for direction in torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
-        _, column = torch.func.jvp(decode, (z,), (direction.expand_as(z),))
+        column = torch.func.jvp(decode, (z,), (direction.expand_as(z),))[1]
         columns.append(column.detach().flatten(1))
     jacobian = torch.stack(columns, 2).double()
     return torch.linalg.eigvalsh(jacobian.mT @ jacobian).clamp(min=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class StyleGenerator(nn.Module):
         mixing: float,
     ) -> None:
         super().__init__()
-        self.mixing, self.depth = mixing, len(widths)
+        self.latent_size, self.mixing, self.depth = latent_size, mixing, len(widths)
         self.mapping = _mapping(latent_size, styles, mapping)
         self.constant = nn.Parameter(torch.randn(widths[0], *coarse))
         self.levels, self.to_pixels = nn.ModuleList(), nn.ModuleList()
@@ -136,7 +137,7 @@ class StyleGenerator(nn.Module):
         for level, (layers, to_pixels) in enumerate(zip(self.levels, self.to_pixels, strict=True)):
             if level:
                 x, image = _doubled(x), _doubled(image)
-            for layer in layers:
+            for layer in cast(nn.ModuleList, layers):
                 noise, shape = None, (len(w), 1, *x.shape[-2:])
                 if noisy:
                     noise = normal(shape, generator, dtype=x.dtype, device=x.device)
@@ -163,7 +164,7 @@ class StyleGenerator(nn.Module):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return w's mean (styles,) and a root L of its covariance L L^T, over 10,000 draws."""
         like = next(self.mapping.parameters())
-        shape = (DRAWS, self.mapping[0].in_features)
+        shape = (DRAWS, self.latent_size)
         generator = torch.Generator().manual_seed(0)
         w = self.style(normal(shape, generator, dtype=like.dtype, device=like.device))
         mean = w.mean(0)
