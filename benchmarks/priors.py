@@ -52,12 +52,12 @@ PRIORS = {
 """Priors of digits, and how each family is called in the picture."""
 
 TASKS = {
-    "box": ("box", 0.05),
-    "deblur": ("deblur, gaussian", 0.05),
-    "denoise": ("denoise", 0.25),
-    "sensing": ("100 measurements", 0.05),
+    "box": ("box", 0.05, "a hole"),
+    "deblur": ("deblur, gaussian", 0.05, "blurred"),
+    "denoise": ("denoise", 0.25, "noisy"),
+    "sensing": ("100 measurements", 0.05, "100 sums"),
 }
-"""The operator of each problem, and its noise."""
+"""The operator of each problem, its noise, and what it is called in the picture."""
 
 SHAPE = (1, 28, 28)
 SHOWN = 2
@@ -74,7 +74,7 @@ def operator(task: str, count: int) -> LinearOperator:
 
 
 def problem(name: str, x: Tensor) -> Problem:
-    task, sigma = TASKS[name]
+    task, sigma, _ = TASKS[name]
     generator = torch.Generator().manual_seed(1)
     return Problem.simulate(x, operator(task, len(x)), GaussianNoise(sigma), generator=generator)
 
@@ -132,12 +132,12 @@ def draw(
         axis.spines[:].set_visible(False)
     shown = {key: images[digit].float() for key, images in kept.items()}
     top = max(float(image.max()) for key, image in shown.items() if key.endswith(" std"))
-    for place, (task, (_, sigma)) in enumerate(TASKS.items()):
+    for place, (task, (_, _, called)) in enumerate(TASKS.items()):
         first = place * (block + 1)
         seen, _ = plots.measurement(problem(task, x).take(torch.tensor([digit])))
         assert seen is not None
         _show(axes[0, first], x[digit], "truth")
-        _show(axes[0, first + 1], seen, f"{task}, {sigma:g}".replace("0.", "."))
+        _show(axes[0, first + 1], seen, called)
         for line, name in enumerate(names, 1):
             found = {k: shown.get(f"{name} {task} {k}") for k in ("mean", "std", "sample")}
             _row(axes[line, first : first + block], found, top, titled=line == 1)

@@ -77,6 +77,11 @@ COMMANDS = {
     "fashion": images(
         "fashion-diffusion", "$FASHION", " --parts main --solvers default MMPS DPS DDRM DAPS"
     ),
+    "priors": Command(
+        "python benchmarks/priors.py --data $MNIST --features $MODELS --out OUT",
+        {"priors.png": "docs/pictures", "priors.csv": f"{RESULTS}/images"},
+        long=True,
+    ),
     "demo": Command(
         "genprior demo --out OUT",
         dict.fromkeys(("demo.png", "digit.png", "demo.csv"), "docs/pictures"),
