@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MEASURED = 16
 """Images to which `decoder_std` is fitted in the end."""
+BATCHES, DRAWS = 8, 256
+"""Of z, from which batch statistics are estimated in the end."""
 
 
 class AdversarialTraining(Objective):
@@ -90,7 +92,9 @@ class AdversarialTraining(Objective):
         return torch.cat(x)
 
     def finish(self, model: Model, images: Tensor, generator: Generators) -> None:
-        cast("GAN", model).measure_decoder_std(images[:MEASURED], generator=generator)
+        gan = cast("GAN", model)
+        estimate_statistics(gan, generator)
+        gan.measure_decoder_std(images[:MEASURED], generator=generator)
 
     def _critic_loss(self, turn: Turn, real: Tensor, z: Tensor, generator: Generators) -> Loss:
         with torch.no_grad():
@@ -104,3 +108,29 @@ class AdversarialTraining(Objective):
             loss = loss + self.options.lazy * penalty
             logs["penalty"] = penalty.detach()
         return loss, logs
+
+
+@torch.no_grad()
+def estimate_statistics(gan: GAN, generator: Generators) -> None:
+    """Set the generator's running means and variances to those of its own weights.
+
+    The average of the weights never ran in training: what it has are the last weights' statistics,
+    which do not fit it.
+
+    Source: Izmailov et al. 2018, arXiv:1803.05407, section 3.3.
+    """
+    norms = [m for m in gan.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+    training, momenta = gan.training, [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+    like = next(gan.parameters())
+    shape = (DRAWS, *gan.latent_shape)
+    gan.train()
+    for _ in range(BATCHES):
+        gan.decode(normal(shape, generator, dtype=like.dtype, device=like.device))
+    gan.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

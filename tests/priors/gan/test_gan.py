@@ -242,6 +242,26 @@ def test_a_resumed_run_is_the_run(tmp_path):
         assert identical(loaded[name], value), name
 
 
+def test_batch_statistics_are_of_the_average():
+    """Catches the last weights' statistics in the average, and those of the first training steps:
+    what each layer normalises has the mean and variance that it divides by."""
+    gan = GAN((1, 8, 8), 5, network=NETWORKS["dcgan"])
+    trained = train(gan, steps=4, learning_rate=0.02, ema_half_life=1000)
+    norms = [m for m in trained.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 2
+    came = {}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda norm, args: came.update({norm: args[0].detach()}))
+    assert not trained.training
+    trained.decode(torch.randn(4000, 5, generator=seeded(7)))
+    for norm in norms:
+        assert norm.momentum == 0.1
+        std, channels = norm.running_var.sqrt(), came[norm].transpose(0, 1).flatten(1)
+        away = (channels.mean(1) - norm.running_mean) / std
+        assert float(away.abs().max()) < 0.1
+        torch.testing.assert_close(channels.std(1), std, rtol=0.05, atol=0)
+
+
 def test_clipped_weights_and_steps_of_one_length():
     """Catches clipping that is left out or meets the generator, or steps of any length."""
     gan = GAN((1, 8, 8), 5, network=NETWORKS["perceptron"], loss={"clip": 0.01})
