@@ -35,6 +35,7 @@ class Walk:
         doubted: False while all rows are known to be sound.
         mean: E[x0 | y] of each row, where a method knows it exactly.
         effective: Effective sizes of a method's systems of particles, one tensor a step.
+        families: Effective number of first particles that a system's last descend from, (b,).
         white_error: What `walk.control` says of each image, where a method asks it, (b,).
         trace: What `record` noted: residual norms and soundness, each (R,).
     """
@@ -50,6 +51,7 @@ class Walk:
     doubted: bool = field(init=False, default=False)
     mean: Tensor | None = None
     effective: list[Tensor] = field(default_factory=list)
+    families: Tensor | None = None
     white_error: Tensor | None = None
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 

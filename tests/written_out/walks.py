@@ -308,7 +308,7 @@ def smc(solver, p, *, uniforms, samples):
     """Particles (P, d) with the weights of the proposal and the twist, both as normal densities.
 
     Returns:
-        x (samples, d), and the effective sizes.
+        x (samples, d), the effective sizes, and that of the first particles' families.
     """
     sigmas, count = p.noise_levels(solver.steps), solver.particles
     few = len(p.y) <= solver.exact_entries
@@ -333,7 +333,7 @@ def smc(solver, p, *, uniforms, samples):
 
     x = p.mean + (p.covariance.diag() + sigmas[0] ** 2).sqrt() * noise()
     x0, aim, log_psi = twist(x, sigmas[0])
-    log_weights, effective = log_psi, []
+    log_weights, effective, first = log_psi, [], list(range(count))
     for sigma, lower in pairwise(sigmas):
         weights = log_weights.softmax(0)
         effective.append(1 / float(weights.square().sum()))
@@ -341,6 +341,7 @@ def smc(solver, p, *, uniforms, samples):
         if effective[-1] < count / 2:
             x, x0, aim, log_psi = x[index], x0[index], aim[index], log_psi[index]
             log_weights = torch.zeros_like(log_psi)
+            first = [first[int(i)] for i in index]
         p.noticed(sigma, aim)
         ahead = ancestral(x, aim, sigma, lower, noise())
         std = ancestral(0 * x, 0 * x, sigma, lower, 1)
@@ -353,8 +354,10 @@ def smc(solver, p, *, uniforms, samples):
     p.noticed(sigmas[-1], aim)
     weights = log_weights.softmax(0)
     effective.append(1 / float(weights.square().sum()))
+    shares = [sum(w for w, f in zip(weights, first, strict=True) if f == one) for one in first]
+    families = 1 / sum(float(w * share) for w, share in zip(weights, shares, strict=True))
     x0, r2 = x0[systematic(weights, samples)], p.r2(sigmas[-1])
     x = x0 + math.sqrt(r2) * noise()
     n = p.noise().reshape(samples, -1)[:, p.seen]
     missed = p.y - x @ p.a.T + p.sigma_y * n
-    return x + r2 * p.gram_solve(r2, p.sigma_y**2, missed.T).T @ p.a, effective
+    return x + r2 * p.gram_solve(r2, p.sigma_y**2, missed.T).T @ p.a, effective, families

@@ -182,6 +182,23 @@ def test_smc_has_a_particle_for_every_sample():
     assert float(result.trace["effective"].max()) > 16
 
 
+@pytest.mark.parametrize(("sigma", "good"), [(0.005, False), (0.5, True)])
+def test_smc_says_where_its_particles_are_of_one_family(sigma, good):
+    """Catches means off by .5 posterior standard deviations, drawn from the descendants of a
+    single particle, that fit y and pass for right; and a warning where all have their own."""
+    prior, problem = gaussian_field(200, sigma=sigma, size=8, observed=32, smooth=4.0)
+    mean, covariance = posterior_law(prior, problem)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = SMC()(problem, prior, num_samples=256, generator=seeded(0))
+    error = (result.samples[0].flatten(1).mean(0) - mean) / covariance.diag().sqrt()
+    assert (float(error.square().mean().sqrt()) < 0.3) == good
+    assert bool(result.converged) == good
+    assert bool((result.trace["residual"][-1] < largest_misfit(problem)).all())
+    said = "".join(str(warning.message) for warning in caught)
+    assert ("come from 1 of the particles that began" in said) == (not good)
+
+
 def test_scalar_twist_is_exact_for_white_data():
     """Catches half the gradient, a quadratic form without its half, and a wrong r^2: for a white
     prior both twists say the same, up to what is one number for all particles."""

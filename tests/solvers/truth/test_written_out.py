@@ -157,9 +157,10 @@ def test_particles_are_those_written_out(entries, kind, monkeypatch):
     for i in range(3):
         p = Dense.of(prior, problem.take(torch.tensor([i])), tape.row(i))
         uniforms = iter([float(u[i, 0]) for u in drawn])
-        x, effective = walks.smc(solver, p, uniforms=uniforms, samples=samples)
+        x, effective, families = walks.smc(solver, p, uniforms=uniforms, samples=samples)
         torch.testing.assert_close(found.samples[i].flatten(1), x, rtol=1e-5, atol=1e-7)
         assert found.trace["effective"][:, i].tolist() == pytest.approx(effective)
+        assert float(found.trace["families"][0, i]) == pytest.approx(families)
         halved += [size < solver.particles / 2 for size in effective[:-1]]
         unit = p.sigma_y * len(p.y) ** 0.5
         norms = [((p.y - x0 @ p.a.T).norm(dim=1) / unit).mean() for _, x0, _ in p.record]
