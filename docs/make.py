@@ -132,6 +132,11 @@ COMMANDS = {
         dict.fromkeys(("bits.csv", "speed.csv", "map.csv", "posterior.csv"), f"{RESULTS}/flows"),
         long=True,
     ),
+    "modes": Command(
+        "python benchmarks/details/modes.py --out OUT",
+        {"modes.png": GAN, "modes.csv": f"{GAN}/numbers"},
+        long=True,
+    ),
     "clipping": figure("clipping"),
     "critics": figure("critics"),
     "shares": figure("shares", "--data $MNIST "),

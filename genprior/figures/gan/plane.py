@@ -200,9 +200,10 @@ def draw_modes(found: Mapping[str, Tensor]) -> Figure:
     """Draw 2,000 samples of each loss over the means, with what `counted` says of them all."""
     from matplotlib.patches import Circle
 
-    lines = math.ceil(len(found) / 3)
-    figure = canvas(9, 3.2 * lines)
-    axes = figure.subplots(lines, 3).ravel()
+    columns = min(3, len(found))
+    lines = math.ceil(len(found) / columns)
+    figure = canvas(3 * columns, 3.2 * lines)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
     for axis, (name, x) in zip(axes, found.items(), strict=False):
@@ -212,6 +213,6 @@ def draw_modes(found: Mapping[str, Tensor]) -> Figure:
             axis.add_patch(Circle(mean, 3 * STD, fill=False, color="0.6", lw=0.6))
         axis.scatter(*x[:2000].flatten(1).T, s=1.5, color="C0", alpha=0.5, lw=0)
         axis.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")
-        told = f"{said['modes']} modes, {said['within']:.2f} within 3 std, KL {said['kl']:.2f}"
+        told = f"{said['modes']} modes, {said['within']:.2f} within 3 std, KL {said['kl']:.3f}"
         axis.set_title(f"{name}\n{told}", fontsize=9)
     return figure
