@@ -50,7 +50,9 @@ class Yardstick:
     def __init__(self, x: Tensor, test: Tensor) -> None:
         flat = x.flatten(1)
         self.middle = flat.mean(0)
-        self.directions = torch.linalg.eigh(flat.T.cov()).eigenvectors[:, -DIRECTIONS:]
+        # In float32 it fails to converge where many pixels are always black.
+        vectors = torch.linalg.eigh(flat.double().T.cov()).eigenvectors
+        self.directions = vectors[:, -DIRECTIONS:].to(flat)
         self.test = test
         self.floor = self.distance(x[: len(test)])
 
