@@ -140,6 +140,10 @@ COMMANDS = {
     "clipping": figure("clipping"),
     "critics": figure("critics"),
     "shares": figure("shares", "--data $MNIST "),
+    "between": figure("between", table=False),
+    "neighbours": figure("neighbours", "--data $MNIST "),
+    "arithmetic": figure("arithmetic", "--data $MNIST "),
+    "truncation": figure("truncation", "--data $MNIST "),
     "truth-pictures": Command(
         "python benchmarks/truth.py --draw docs/results/truth.csv --out OUT",
         {"truth.png": f"{RESULTS}/pictures", "ranks.png": GUIDES},
