@@ -124,7 +124,8 @@ def draw(
     block = 2 + SHOWN
     widths = [*([1.0] * block + [0.2]) * len(TASKS)][:-1]
     figure = canvas(0.62 * sum(widths) + 0.8, 0.64 * (len(names) + 1) + 0.5)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     ratios = {"width_ratios": widths}
     axes = figure.subplots(len(names) + 1, len(widths), gridspec_kw=ratios, squeeze=False)
     for axis in axes.flat:
@@ -148,7 +149,7 @@ def draw(
 
 
 def _row(
-    axes: Sequence[Any], found: dict[str, Tensor | None], top: float, *, titled: bool
+    axes: Any, found: dict[str, Tensor | None], top: float, *, titled: bool
 ) -> None:
     """Draw what a prior made of one problem; nothing where it has no line yet."""
     mean, std, samples = found.values()

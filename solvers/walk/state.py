@@ -51,7 +51,7 @@ class Walk:
     doubted: bool = field(init=False, default=False)
     mean: Tensor | None = None
     effective: list[Tensor] = field(default_factory=list)
-    families: Tensor | None = None
+    families: Tensor = field(init=False, repr=False)
     white_error: Tensor | None = None
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 

@@ -32,7 +32,7 @@ from genprior.priors import Diffusion, Prior
 def drawn(prior: Prior, count: int, steps: int, seed: int) -> Tensor:
     """Return samples (count, C, H, W) within [0, 1]; only a diffusion takes `steps`."""
     generator = torch.Generator().manual_seed(seed)
-    options = {"steps": steps} if isinstance(prior, Diffusion) else {}
+    options: dict[str, Any] = {"steps": steps} if isinstance(prior, Diffusion) else {}
     parts = [min(250, count - done) for done in range(0, count, 250)]
     return torch.cat([prior.sample(n, generator=generator, **options) for n in parts]).clamp(0, 1)
 
