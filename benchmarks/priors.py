@@ -148,9 +148,7 @@ def draw(
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.04)
 
 
-def _row(
-    axes: Any, found: dict[str, Tensor | None], top: float, *, titled: bool
-) -> None:
+def _row(axes: Any, found: dict[str, Tensor | None], top: float, *, titled: bool) -> None:
     """Draw what a prior made of one problem; nothing where it has no line yet."""
     mean, std, samples = found.values()
     titles = ("mean", "spread", *["sample"] * SHOWN) if titled else [""] * len(axes)
