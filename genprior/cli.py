@@ -129,13 +129,10 @@ def _run(words: list[str]) -> int:
         from genprior.commands.train import find_family, trainer
 
         function, positional = trainer(find_family(name.split()[1])), ()
-    parser, groups, flags = _parser(name, function, positional)
+    parser, groups, flags, kinds = _parser(name, function, positional)
     if "-h" in rest or "--help" in rest:
         print(parser.format_help())
         return 0
-    kinds = typing.get_type_hints(function)
-    for group in groups.values():
-        kinds |= typing.get_type_hints(group)
     try:
         parsed = parser.parse_args(_typed(rest, flags))
     except ArgumentError as error:
@@ -179,13 +176,13 @@ def _load(command: Command) -> Callable[..., object]:
 
 def _parser(
     name: str, function: Callable[..., object], positional: tuple[str, ...]
-) -> tuple[_Parser, dict[str, type], set[str]]:
+) -> tuple[_Parser, dict[str, type], set[str], dict[str, Any]]:
     """Make the parser of a function.
 
     A parameter before the `*` that is a dataclass spreads into its fields.
 
     Returns:
-        The parser, those parameters, and the options that are flags.
+        The parser, those parameters, the options that are flags, and the type of each option.
     """
     about = (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
     parser = _Parser(prog=f"genprior {name}", description=about, exit_on_error=False)
@@ -211,7 +208,10 @@ def _parser(
     fields = [(f.name, f.default) for kind in groups.values() for f in dataclasses.fields(kind)]
     fields += [(p.name, p.default) for p in parameters]
     maybe = {p.name for p in parameters if hints[p.name] == (bool | None)}
-    return parser, groups, maybe | {key for key, value in fields if isinstance(value, bool)}
+    flags = maybe | {key for key, value in fields if isinstance(value, bool)}
+    for group in groups.values():
+        hints = hints | typing.get_type_hints(group)
+    return parser, groups, flags, hints
 
 
 def _typed(words: list[str], flags: set[str]) -> list[str]:

@@ -219,14 +219,14 @@ def _part(source: Any) -> Any:
 
 
 def _read_network(source: str | Path) -> Any:
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
     folder = Path(source)
     inside = "unet" if not folder.is_dir() or (folder / "unet").is_dir() else ""
     if folder.is_dir() and not (folder / inside / "config.json").is_file():
         raise ValueError(
             f"{source} is no folder of diffusers: it has neither unet/config.json nor config.json"
         )
+    from diffusers.models.unets.unet_2d import UNet2DModel  # takes seconds
+
     with torch.random.fork_rng():  # weights that are then replaced come from the global generator
         try:
             return UNet2DModel.from_pretrained(source, subfolder=inside, use_safetensors=True)
