@@ -89,7 +89,7 @@ def test_modes_keep_their_shares():
     problem = Problem(
         torch.full((count, 1, 1, 1), y).double(), Identity((1, 1, 1)), GaussianNoise(sigma)
     )
-    solver = AnnealedImportance(particles=256)
+    solver = AnnealedImportance(particles=128)
     result = solver(problem, prior, num_samples=64, generator=seeded())
     share = (result.latents > 0).double().flatten(1).mean(1)
     assert abs(float(share.mean()) - right) < 0.03
