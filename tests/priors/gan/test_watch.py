@@ -108,15 +108,17 @@ class Judge(nn.Module):
         return self.unit * (x.flatten(1).mean(1) - 0.5)
 
 
-def looks(kind, unit, *, real=0.9):
-    """A critic's figures at every look, where generated images are dark."""
+def looks(kind, unit, *, real=0.9, mistaken=()):
+    """A critic's figures at every look, where generated images are dark, and real ones that are
+    `mistaken` darker still."""
     gan = GAN((1, 8, 8), 5, network=PERCEPTRON, loss={"kind": kind})
     with torch.no_grad():
         gan.generator[-3].bias.fill_(-2.0)
     objective = gan.objective()
     objective.critic = Judge(unit)
-    batch = torch.full((8, 1, 8, 8), real)
-    return (objective.loss(Turn("critic", s, 0), batch, seeded(1))[1] for s in range(0, 1000, 50))
+    for step in range(0, 1000, 50):
+        batch = torch.full((8, 1, 8, 8), 0.0 if step in mistaken else real)
+        yield objective.loss(Turn("critic", step, 0), batch, seeded(1))[1]
 
 
 def test_a_critic_that_has_won_stops_the_training():
@@ -129,6 +131,7 @@ def test_a_critic_that_has_won_stops_the_training():
         ("hinge", 1e3, 0.9), ("wasserstein", 1e3, 0.9),
     ):  # fmt: skip
         assert len(list(looks(kind, unit, real=real))) == 20
+    assert len(list(looks("minimax", 1e3, mistaken=(450, 950)))) == 20
     first = next(looks("minimax", 1))
     assert float(first["accuracy"]) == 1
     b = 0.4 - float(first["gap"])  # |d/dx -softplus(b)| = sigmoid(b) |dD/dx|, roughly alike
