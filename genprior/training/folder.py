@@ -16,6 +16,11 @@ from genprior.training import checkpoints
 from genprior.training.lock import sole_use
 from genprior.training.options import Length, TrainingOptions, check_length
 
+_NOT_OURS = (
+    "is not of this run and would be replaced: name another folder (--out), or pass force=True "
+    "(--force)"
+)
+
 
 class Folder:
     """Where a run keeps its checkpoints and its weights; None keeps nothing."""
@@ -50,7 +55,8 @@ class Folder:
 
         Raises:
             ValueError: It is another run's.
-            FileExistsError: Weights would be replaced that another run wrote, or a hand put there.
+            FileExistsError: Weights or a picture would be replaced that another run wrote, or a
+                hand put there.
         """
         self._run = run
         if self.path is None:
@@ -64,7 +70,10 @@ class Folder:
                     + ".\nName another folder, or train with what was there before"
                 )
             check_length(saved, length, options)
-        self._check_weights(self.path / "prior.safetensors", force)
+        weights, curve = self.path / "prior.safetensors", self.path / "loss.png"
+        self._check_weights(weights, force)
+        if saved is None and curve.exists() and not (weights.exists() or force):
+            raise FileExistsError(f"{curve} {_NOT_OURS}")
         return saved
 
     def _check_weights(self, path: Path, force: bool) -> None:
@@ -75,10 +84,7 @@ class Folder:
         except ValueError:  # no weights, or no file
             card = {}
         if card.get("run") != self._name:
-            raise FileExistsError(
-                f"{path} is not of this run and would be replaced: name another folder (--out), "
-                "or pass force=True (--force)"
-            )
+            raise FileExistsError(f"{path} {_NOT_OURS}")
 
     @property
     def _name(self) -> str:

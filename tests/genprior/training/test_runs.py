@@ -126,6 +126,15 @@ def test_killed_at_any_point(tmp_path):
     assert "4 kills, 0 lost work" in done.stdout
 
 
+def test_a_picture_of_others_is_not_replaced(photos, tmp_path, capsys):
+    """Would catch a loss.png in a folder without a run, drawn over."""
+    (tmp_path / "loss.png").write_bytes(b"a picture")
+    assert cli.main(words(photos, tmp_path)) == 2
+    assert "loss.png is not of this run" in capsys.readouterr().err
+    assert (tmp_path / "loss.png").read_bytes() == b"a picture"
+    assert cli.main([*words(photos, tmp_path), "--force"]) == 0
+
+
 def test_weights_of_others_are_not_replaced(photos, tmp_path, capsys):
     """Would catch a prior of another run, or made by hand, that training overwrites."""
     ours, hand = tmp_path / "ours", tmp_path / "hand"
