@@ -78,7 +78,10 @@ def test_it_stops_where_the_residual_is_the_noise():
     assert (last <= 1).all()
     assert (last > 0.95).all()
     assert found.converged.all()
-    assert not LatentMAP(steps=60, adapt=2)(problem, prior).converged.any()
+    short = LatentMAP(steps=60, adapt=40)(problem, prior, generator=[seeded(i) for i in range(2)])
+    assert not short.converged.any()
+    assert 1 < short.trace["residual"][-1].max() < 2
+    assert short.vjps == plain.vjps + 40
     assert found.forwards > plain.forwards
     for name, value in prior.state_dict().items():
         assert identical(value, before[name]), name

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from tools import as_gaussian, linear_vae, seeded
+from written_out.annealed import annealed
 
 from genprior.operators import GaussianNoise, Identity, Inpainting, Matrix, Problem
+from genprior.operators.random import spawn
 from genprior.priors import Gaussian, GaussianMixture, LatentPrior
 from genprior.solvers import AnnealedImportance
 
@@ -50,6 +52,47 @@ def test_evidence_and_moments_of_a_gaussian(operator):
     assert 0.8 < float(pulls.std()) < 1.25
     assert result.converged.all()
     assert (result.trace["ess"] > 60).all()
+
+
+@pytest.mark.parametrize("particles", [12, 40])
+def test_walk_is_that_written_out(particles):
+    """Catches any wrong number: ladder, weights, evidence, drawing anew, moves, their steps."""
+    prior = gaussian()
+    latents = math.prod(prior.latent_shape)
+    operator = Inpainting(torch.tensor([[True, False, True], [True, True, False]])[None])
+    problem = posed(prior, operator, 2, sigma=0.04)
+    solver = AnnealedImportance(particles=particles, share=0.7, leapfrog=3)
+    own = [seeded(5), seeded(6)]
+    found = solver(problem, prior, num_samples=20, generator=own)
+    decoded = prior.decode(
+        torch.cat([torch.zeros(1, latents), torch.eye(latents)])
+        .double()
+        .view(-1, *prior.latent_shape)
+    ).flatten(1)
+    seen = torch.eye(6, dtype=torch.float64)[operator.mask.flatten()]
+    images = spawn([seeded(5), seeded(6)], 2)
+    spawn(images, 2, per=20)  # one for each sample, which a decoder without noise leaves unused
+    for i in range(2):
+        y = problem.y[i].flatten()[operator.mask.flatten()] - seen @ decoded[0]
+        z, evidence, variance, ess, taken = annealed(
+            solver,
+            matrix=seen @ (decoded[1:] - decoded[0]).T,
+            y=y,
+            sigma=0.04,
+            generator=images[i],
+            samples=20,
+        )
+        assert taken == found.trace["temperatures"][0, i]
+        assert taken > 5
+        constant = len(y) * math.log(0.04 * math.sqrt(2 * math.pi))
+        assert evidence - constant == pytest.approx(
+            float(found.trace["log_evidence"][0, i]), abs=1e-5
+        )
+        assert variance**0.5 == pytest.approx(
+            float(found.trace["log_evidence_std"][0, i]), rel=1e-4
+        )
+        assert ess == pytest.approx(float(found.trace["ess"][0, i]), rel=1e-4)
+        torch.testing.assert_close(z, found.latents[i].flatten(1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("missing", [False, True])

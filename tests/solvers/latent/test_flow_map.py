@@ -1,5 +1,7 @@
 """FlowMAP against closed forms, in both spaces; its two modes told apart; bad input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tools import randn, seeded
@@ -111,9 +113,30 @@ def test_adam_and_other_starts_find_the_same():
     ):
         found = solver(problem, prior).samples[:, 0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    fixed = FlowMAP(start="measurement", optimizer="adam", steps=1, learning_rate=1e-12)
+    problem = replace(problem, y=5 * problem.y - 2)
+    pinv = problem.linear_operator.pinv(problem.y)
+    begun = prior.encode(pinv.clamp(0.001, 0.999))
+    assert (pinv < 0).any()
+    assert (pinv > 1).any()
+    torch.testing.assert_close(fixed(problem, prior).latents[:, 0], begun, atol=1e-9, rtol=0)
     few = [FlowMAP(start=s, steps=1)(problem, prior) for s in ("zero", torch.ones(24))]
     torch.testing.assert_close(few[1].latents, torch.ones(2, 1, 24, dtype=torch.float64))
     assert not few[0].converged.any()
+
+
+@pytest.mark.parametrize("space", ["latent", "image"])
+def test_an_image_far_from_y_has_not_converged(space):
+    """Catches a `converged` that only asks whether the optimiser came to rest."""
+    prior, exact = priors()["flow"]
+    x = exact.sample(2, generator=seeded(1))
+    problem = Problem.simulate(x, Identity(SHAPE), GaussianNoise(0.05), generator=seeded(2))
+    solver = FlowMAP(space=space, gamma=500.0, steps=2000, tolerance=1e-4)
+    with pytest.warns(RuntimeWarning, match="2 of 2 images have not converged"):
+        found = solver(problem, prior)
+    assert (found.trace["residual"][-1] > 2).all()
+    assert not found.converged.any()
+    assert FlowMAP(space=space, steps=2000, tolerance=1e-4)(problem, prior).converged.all()
 
 
 def test_rows_do_not_see_each_other():
