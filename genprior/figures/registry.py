@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from genprior.commands.outputs import refuse_existing
 from genprior.figures import densities, flow_map, flows, inverse, shares, vae
 from genprior.figures.canvas import Measured
-from genprior.figures.gan import critics, plane, trained, training
+from genprior.figures.gan import critics, plane, stacked, styles, trained, training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,6 +104,18 @@ FIGURES = {
     "modes": Drawing(
         "samples of 25 Gaussians, and how many of them each loss finds (--full: 10,000 updates)",
         plane.modes,
+        long=True,
+    ),
+    "stacked": Drawing(
+        "how many of the 100 classes of stacked digits each loss finds (Metz et al. 2017, with "
+        "two channels; needs --data MNIST with labels)",
+        stacked.stacked,
+        long=True,
+    ),
+    "styles": Drawing(
+        "mixed and truncated styles of digits (Karras et al. 2019, figures 3 and 8; needs --data "
+        "MNIST)",
+        styles.styles,
         long=True,
     ),
     "critics": Drawing(

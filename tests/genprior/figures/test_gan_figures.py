@@ -9,7 +9,7 @@ from tools import identical, seeded
 
 from genprior import cli
 from genprior.figures import shares
-from genprior.figures.gan import critics, plane, trained, training
+from genprior.figures.gan import critics, plane, stacked, styles, trained, training
 from genprior.operators import Downsampling, GaussianNoise, Problem
 from genprior.priors import GAN, GaussianMixture
 
@@ -226,3 +226,43 @@ def test_what_a_figure_cannot_do_is_said(words, says, tmp_path, capsys):
     """Catches an option that is silently ignored, or a traceback."""
     assert cli.main(["figure", *words, "--out", str(tmp_path)]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_stacked_classes_are_those_of_both_channels():
+    """Catches channels swapped, an unsure sample counted, or another rule of a quarter."""
+    known = torch.rand(10, 1, 4, 4, generator=seeded()).repeat_interleave(5, 0)
+    kinds = torch.arange(10).repeat_interleave(5)
+    first, second = torch.tensor([3, 7, 0]), torch.tensor([1, 7, 9])
+    x = torch.stack([known[5 * first, 0], known[5 * second, 0]], 1)
+    kind, sure = stacked.kinds_of(x, known, kinds)
+    assert kind.tolist() == [31, 77, 9]
+    assert sure.all()
+    torn = kinds.clone()
+    torn[35] = 1  # one of the five that are nearest to a 7
+    assert stacked.kinds_of(x, known, torn)[1].tolist() == [True, False, True]
+    many = torch.cat([x[:1].repeat(399, 1, 1, 1), x[2:]])
+    said = stacked.counted(many, known, kinds)
+    assert (said["classes"], said["sure"]) == (2, 1.0)
+    assert said["kl"] == pytest.approx(
+        0.9975 * math.log(99.75) + 0.0025 * math.log(0.25), abs=1e-5
+    )
+    assert stacked.counted(torch.cat([many, x[:1]]), known, kinds)["classes"] == 1
+
+
+def test_stacked_digits_are_drawn_apart():
+    """Catches channels that hold the same digit, or a digit split over both."""
+    x = torch.arange(50.0).view(50, 1, 1, 1).expand(50, 1, 2, 2)
+    pairs = stacked.stack(x, 2000, 0)[..., 0, 0]
+    assert abs(float(torch.corrcoef(pairs.T)[0, 1])) < 0.1
+    assert set(pairs.flatten().tolist()) == set(range(50))
+
+
+def test_mixed_styles_stand_between_their_sources():
+    """Catches rows and columns swapped: with the mixture at no level, an image is its source."""
+    gan = styles.fit(torch.rand(8, 1, 4, 4, generator=seeded()), steps=1, seed=0)
+    table = styles.mixed(gan, 0).unflatten(0, (1 + styles.SOURCES, 1 + styles.SOURCES))
+    coarse, fine = torch.randn(2, styles.SOURCES, *gan.latent_shape, generator=seeded())
+    with torch.no_grad():
+        torch.testing.assert_close(table[0, 1:], gan.decode(fine))
+        torch.testing.assert_close(table[1:, 0], gan.decode(coarse))
+        torch.testing.assert_close(table[2, 5][None], gan.mix(coarse[1:2], fine[4:5], level=1))
