@@ -56,12 +56,16 @@ from genprior.solvers.testing import affine_law, gaussian_field, posterior_law
 
 CHOSEN: dict[str, Solver] = {
     "MMPS steered": MMPS.steered(),
-    **{n: SOLVERS[n] for n in ("MMPS", "PiGDM", "DAPS", "DiffPIR", "DDNM", "DDRM", "RePaint")},
+    "MMPS": MMPS(),
+    "MMPS, 20 products": MMPS(iterations=20),
+    "MMPS, systems solved": MMPS(),
+    **{n: SOLVERS[n] for n in ("PiGDM", "DAPS", "DiffPIR", "DDNM", "DDRM", "RePaint")},
     "DPS": DPS(),
     "SMC": SMC(particles=500),
     "REDDiff": REDDiff(),
     **{n: SOLVERS[n] for n in ("DDNM published", "DDRM published, 100")},
 }
+SAMPLED = ("MMPS steered", "MMPS", "MMPS, 20 products", "DPS", "SMC")
 EACH = (0.005, 0.05, 0.5)
 FIELDS: tuple[str, ...] = (
     "solver",
@@ -98,26 +102,27 @@ def operators(size: int) -> dict[str, LinearOperator | None]:
     }
 
 
-def law_of(solver: Solver, prior: Gaussian, problem: Problem) -> tuple[Tensor, Tensor]:
+def law_of(name: str, prior: Gaussian, problem: Problem) -> tuple[Tensor, Tensor]:
     """The law of the samples, exact where the walk is affine in its noise."""
+    solver = CHOSEN[name]
     if isinstance(solver, REDDiff):
         mean = solver(problem, prior, generator=seeded(1)).mean.flatten()
         return mean, torch.zeros(len(mean), len(mean), dtype=mean.dtype)
-    if isinstance(solver, (DPS, SMC)) or solver == CHOSEN["MMPS steered"]:
+    if name in SAMPLED:
         result = solver(problem, prior, num_samples=DRAWS, generator=seeded(1))
         return moments(result.samples[0])
-    if isinstance(solver, MMPS):  # as shipped it stops early, which no affine map does
+    if isinstance(solver, MMPS):  # which stops where a row has converged: no affine map does
         solver = replace(solver, iterations=problem.y[0].numel(), tolerance=1e-9)
     return affine_law(solver, problem, prior)
 
 
-def law_row(solver: Solver, prior: Gaussian, problem: Problem) -> Row:
+def law_row(name: str, prior: Gaussian, problem: Problem) -> Row:
     """What the law is, beside the posterior's."""
     mean, covariance = posterior_law(prior, problem)
-    found, spread = law_of(solver, prior, problem)
+    found, spread = law_of(name, prior, problem)
     error = (found - mean) / covariance.diag().sqrt()
     row: Row = {"mean error": float(error.square().mean().sqrt())}
-    if solver.point_estimate:
+    if CHOSEN[name].point_estimate:
         return row
     return row | {
         "KL": float(gaussian_kl(found, spread, mean, covariance)),
@@ -126,8 +131,9 @@ def law_row(solver: Solver, prior: Gaussian, problem: Problem) -> Row:
     }
 
 
-def batch_row(solver: Solver, prior: Gaussian, problem: Problem) -> Row:
+def batch_row(name: str, prior: Gaussian, problem: Problem) -> Row:
     """Three images with noises of their own, together and alone."""
+    solver = CHOSEN[name]
     noise = GaussianNoise(torch.tensor(EACH, dtype=problem.y.dtype))
     clean = problem.take(torch.zeros(3, dtype=torch.int64))
     x = prior.sample(3, generator=seeded(2))
@@ -162,9 +168,7 @@ def rows(args: argparse.Namespace, known: set[tuple[str, ...]]) -> Iterator[Row]
                     continue
                 start = time.perf_counter()
                 try:
-                    found = (batch_row if sigma == "each" else law_row)(
-                        CHOSEN[name], prior, problem
-                    )
+                    found = (batch_row if sigma == "each" else law_row)(name, prior, problem)
                 except (TypeError, ValueError) as error:
                     found = {"refused": str(error)}
                 yield case | found | {"seconds": time.perf_counter() - start}
