@@ -4,6 +4,15 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find genprior operators priors solvers pretrained -type f -not -path '*/__pycache__/*')
 SHELL := /bin/bash
 
+# How much of the public interface has its types written down, as a user's type checker sees it.
+define COMPLETE
+import json, sys
+score = json.load(sys.stdin)["typeCompleteness"]["completenessScore"]
+print(f"type completeness {score:.1%}")
+sys.exit(score < 0.95)
+endef
+export COMPLETE
+
 .PHONY: demo test lint bench figures clean
 
 demo: build/installed
@@ -17,6 +26,8 @@ lint: build/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	mkdir -p build/types && cd build/types && PATH="$(abspath $(BIN)):$$PATH" \
+		pyright --verifytypes genprior --ignoreexternal --outputjson | python -c "$$COMPLETE"
 
 bench: build/installed-dev
 	$(BIN)/python benchmarks/truth.py

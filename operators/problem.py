@@ -232,7 +232,8 @@ class Decoded(Operator):
         measurement_shape: tuple[int, ...],
     ) -> None:
         super().__init__(concrete(latent_shape), measurement_shape)
-        self.operator, self.decoder = operator, decoder
+        self.operator: Operator = operator
+        self.decoder: Callable[[Tensor], Tensor] = decoder
 
     def forward(self, x: Tensor) -> Tensor:
         return self.operator(getattr(self.decoder, "decode", self.decoder)(x))

@@ -89,7 +89,8 @@ class Model(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         Model.families[cls.__name__] = cls
         if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls.__init__)
+            # an assignment would tell type checkers that every __init__ is of an unknown type
+            type.__setattr__(cls, "__init__", _recorded(cls.__init__))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Objective(ABC):
 
     def __init__(self, model: Model, networks: nn.Module | None = None) -> None:
         self.model = model
-        self.networks = networks if networks is not None else model
+        self.networks: nn.Module = networks if networks is not None else model
 
     def parameters(self, group: str) -> Iterable[nn.Parameter]:
         """Return what the group's optimiser updates; by default everything."""

@@ -40,8 +40,8 @@ class Counted:
 
     def __init__(self, prior: Prior) -> None:
         self.prior: Any = prior
-        self.forwards = 0
-        self.vjps = 0
+        self.forwards: int = 0
+        self.vjps: int = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.prior, name)

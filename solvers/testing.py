@@ -1,5 +1,6 @@
 """Checks that every solver must pass, and the truth to hold it against, for one's own class too.
 
+from genprior.operators.base import Shape
 from genprior.solvers.testing import affine_law, check_solver, gaussian_field, posterior_law
 
 def test_my_solver():
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genprior.operators import GaussianNoise, Inpainting, LinearOperator, Problem
+from genprior.operators.base import Shape
 from genprior.priors import DenoisingPrior, Gaussian
 from genprior.solvers.base import Solver
 from genprior.solvers.result import Result
@@ -162,9 +164,12 @@ class Failing(DenoisingPrior):
 
     def __init__(self, prior: Gaussian, *, below: float) -> None:
         super().__init__()
-        self.prior, self.below = prior, below
-        self.image_shape, self.sigma_range = prior.image_shape, prior.sigma_range
-        self.data_mean, self.data_std = prior.data_mean, prior.data_std
+        self.prior: Gaussian = prior
+        self.below: float = below
+        self.image_shape: Shape = prior.image_shape
+        self.sigma_range: tuple[float, float] = prior.sigma_range
+        self.data_mean: Tensor = prior.data_mean
+        self.data_std: Tensor = prior.data_std
 
     @property
     def config(self) -> dict[str, Any]:

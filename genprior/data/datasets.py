@@ -69,8 +69,8 @@ class ArrayImages(Images):
         """Keep `array` (N, C, H, W), uint8, uint16 or float32; it may be memory-mapped."""
         self.array = array
         channels, height, width = array.shape[1:]
-        self.image_shape = (channels, height, width)
-        self.names = names or [f"{i:05d}" for i in range(len(array))]
+        self.image_shape: Shape = (channels, height, width)
+        self.names: Sequence[str] = names or [f"{i:05d}" for i in range(len(array))]
 
     def raw(self, index: int) -> np.ndarray:
         return self.array[index]
@@ -94,7 +94,7 @@ class FileImages(Images):
     ) -> None:
         """Keep `files`; `read` makes (C, H, W) uint8, uint16 or float32 of one."""
         self.image_shape = shape
-        self.names = [file.name for file in files]
+        self.names: Sequence[str] = [file.name for file in files]
         self._files, self._read = files, read
         self._kept: dict[int, np.ndarray] = {}
         self._room = MEMORY

@@ -26,6 +26,14 @@ Callback = Callable[[int, dict[str, float]], None]
 class Report:
     """Collects losses on the device and speaks now and then, so that training never waits."""
 
+    out: Path | None
+    length: Length
+    state: State
+    callback: Callback | None
+    fabric: Any
+    shown: bool
+    first: int
+
     def __init__(
         self,
         out: Path | None,

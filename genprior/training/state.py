@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from genprior.priors.base import Model
 from genprior.priors.training import Loss, Objective, Trainable, Turn
 from genprior.training.devices import fabric_for
 from genprior.training.options import TrainingOptions
@@ -43,13 +44,18 @@ class State:
             batch cannot be shared among them.
     """
 
+    options: TrainingOptions
+    batch_size: int
+    fabric: Any
+    module: Any
+
     def __init__(
         self, model: Trainable, options: TrainingOptions, batch_size: int, out: Path | None
     ) -> None:
         self.options, self.batch_size = options, batch_size
         objective = copy.deepcopy(model).train().requires_grad_(False).objective()
-        self.turns = [g for g, repeats in objective.turns for _ in range(repeats)]
-        self.images_per_step = batch_size * len(self.turns)
+        self.turns: list[str] = [g for g, repeats in objective.turns for _ in range(repeats)]
+        self.images_per_step: int = batch_size * len(self.turns)
         self._groups = {g: list(objective.parameters(g)) for g, _ in objective.turns}
         for parameter in chain(*self._groups.values()):
             parameter.requires_grad_(True)
@@ -59,7 +65,7 @@ class State:
                 f"batch_size {batch_size} must be divisible by devices x nodes x accumulate = "
                 f"{self.fabric.world_size * options.accumulate}"
             )
-        self.average = copy.deepcopy(objective.model).eval().requires_grad_(False)
+        self.average: Model = copy.deepcopy(objective.model).eval().requires_grad_(False)
         if model.couples_rows and self.fabric.world_size > 1:
             objective.networks = nn.SyncBatchNorm.convert_sync_batchnorm(objective.networks)
         optimizers = {
@@ -68,7 +74,7 @@ class State:
         }
         self._objective = objective
         self.module, *ready = self.fabric.setup(_Step(objective), *optimizers.values())
-        self.optimizers = dict(zip(optimizers, ready, strict=True))
+        self.optimizers: dict[str, Any] = dict(zip(optimizers, ready, strict=True))
         self.average.to(self.fabric.device)
 
     def freeze_all_but(self, group: str) -> None:

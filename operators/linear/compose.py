@@ -45,7 +45,8 @@ class Compose(Operator):
             blank = torch.zeros(1, *concrete(inner.image_shape), device=device)
             shape = tuple(outer(inner(blank)).shape[1:])
         super().__init__(inner.image_shape, shape)
-        self.outer, self.inner = outer, inner
+        self.outer: Operator = outer
+        self.inner: Operator = inner
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))

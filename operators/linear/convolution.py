@@ -43,7 +43,7 @@ class _Convolution(LinearOperator):
         self.offsets, self.factor, self.lost = offsets, factor, lost
         sides = zip(self.image_shape[1:], lost, strict=True)
         measured = (None if n is None else self._measured(n, less) for n, less in sides)
-        self.measurement_shape = (self.image_shape[0], *measured)
+        self.measurement_shape: Shape = (self.image_shape[0], *measured)
 
     def _measured(self, n: int, lost: int) -> int:
         """How many of `n` rows or columns are measured."""

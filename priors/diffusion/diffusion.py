@@ -63,17 +63,17 @@ class Diffusion(Trainable, LatentPrior, EncodingPrior, DenoisingPrior):
         if not data_std > 0:
             raise ValueError(f"data_std must be positive, not {data_std}")
         self.network = network
-        self.image_shape = tuple(image_shape)
-        self.latent_shape = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
-        self.training_objective = objective if objective is not None else EDM()
+        self.image_shape: Shape = tuple(image_shape)
+        self.latent_shape: tuple[int, ...] = self.image_shape  # pyright: ignore[reportAttributeAccessIssue]
+        self.training_objective: Parametrisation = objective if objective is not None else EDM()
         mean = torch.as_tensor(data_mean, dtype=torch.float64).reshape(-1, 1, 1)
         if len(mean) not in (1, self.image_shape[0]):
             raise ValueError(
                 f"data_mean must be one number, or one for each of {self.image_shape[0]} "
                 f"channels, not {data_mean}"
             )
-        self.data_mean = nn.Buffer(mean.float(), persistent=False)
-        self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
+        self.data_mean: Tensor = nn.Buffer(mean.float(), persistent=False)
+        self.data_std: Tensor = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
         # As Python numbers too: a float64 input is not normalised by float32 figures.
         self._normalisation = mean, float(data_std)
         self._warned = False

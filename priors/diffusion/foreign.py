@@ -54,11 +54,11 @@ class DeepinvPrior(DenoisingPrior):
         super().__init__()
         self.denoiser = denoiser
         self.options = options
-        self.image_shape = tuple(image_shape)
+        self.image_shape: Shape = tuple(image_shape)
         self.sigma_range = sigma_range
         mean = torch.as_tensor(data_mean, dtype=torch.float32).reshape(-1, 1, 1)
-        self.data_mean = nn.Buffer(mean, persistent=False)
-        self.data_std = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
+        self.data_mean: Tensor = nn.Buffer(mean, persistent=False)
+        self.data_std: Tensor = nn.Buffer(torch.tensor(float(data_std)), persistent=False)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.film = nn.Linear(EMBEDDING, 2 * outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skip: nn.Conv2d | nn.Identity = (
+            nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(F.silu(self.norm(x)))
@@ -52,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // 32)
+        self.heads: int = max(1, channels // 32)
         self.norm = PixelNorm()
         self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
@@ -83,6 +85,17 @@ class UNet(nn.Module):
     multiple of `unshuffle * 2 ** (levels - 1)`.
     """
 
+    config: dict[str, Any]
+    multiple: int
+    embed: nn.Sequential
+    entrance: nn.Conv2d
+    down: nn.ModuleList
+    shrink: nn.ModuleList
+    grow: nn.ModuleList
+    up: nn.ModuleList
+    norm: PixelNorm
+    exit: nn.Conv2d
+
     def __init__(
         self,
         channels: int,
@@ -111,7 +124,7 @@ class UNet(nn.Module):
         self.multiple = unshuffle * 2 ** (len(widths) - 1)
         self.unshuffle = unshuffle
         half = torch.linspace(math.log(0.5), math.log(32.0), EMBEDDING // 4)
-        self.frequencies = nn.Buffer(half.exp(), persistent=False)
+        self.frequencies: Tensor = nn.Buffer(half.exp(), persistent=False)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
@@ -139,7 +152,7 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList(
             nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths)
         )
-        self.middle = SelfAttention(widths[-1]) if attention else None
+        self.middle: SelfAttention | None = SelfAttention(widths[-1]) if attention else None
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths)
         )

@@ -40,6 +40,8 @@ class Bijection(nn.Module, ABC):
 class Chain(Bijection):
     """Layers one after another: their log-determinants add up."""
 
+    layers: nn.ModuleList
+
     def __init__(self, layers: Iterable[Bijection]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)

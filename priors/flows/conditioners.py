@@ -55,7 +55,7 @@ class Convolutions(nn.Module):
             )
             for i in range(blocks)
         )
-        self.last = _from_zero(nn.Conv2d(width, outputs, 3, padding=1))
+        self.last: nn.Module = _from_zero(nn.Conv2d(width, outputs, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -78,7 +78,7 @@ class Perceptron(nn.Module):
     ) -> None:
         super().__init__()
         check_counts("hidden", hidden)
-        self.shape = (outputs, *size)
+        self.shape: tuple[int, ...] = (outputs, *size)
         widths = (inputs * math.prod(size), *hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for a, b in pairwise(widths):
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
             width, width // 32, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, blocks, nn.LayerNorm(width), False)
-        self.last = _from_zero(nn.Linear(width, outputs * patch**2))
+        self.last: nn.Module = _from_zero(nn.Linear(width, outputs * patch**2))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.place

@@ -99,7 +99,7 @@ class AdditiveCoupling(Bijection):
     def __init__(self, channels: int, partition: Partition, conditioner: Conditioner) -> None:
         super().__init__()
         self.partition = partition
-        self.network = conditioner(*partition.channels(channels))
+        self.network: nn.Module = conditioner(*partition.channels(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.partition.split(x)
@@ -129,7 +129,7 @@ class AffineCoupling(Bijection):
         super().__init__()
         self.partition = partition
         stay, move = partition.channels(channels)
-        self.network = conditioner(stay, 2 * move)
+        self.network: nn.Module = conditioner(stay, 2 * move)
         self.log_bound = nn.Parameter(torch.zeros(move, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

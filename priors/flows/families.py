@@ -100,7 +100,7 @@ class RealNVP(Flow):
     ) -> None:
         check_counts("levels", levels)
         check_counts("couplings", couplings)
-        self.network = {"kind": "convolutional", **(network or {})}
+        self.network: dict[str, Any] = {"kind": "convolutional", **(network or {})}
 
         def scale(i: int, shape: tuple[int, int, int]) -> list[Bijection]:
             inner = conditioner(self.network, shape[1:])
@@ -146,7 +146,7 @@ class Glow(Flow):
     ) -> None:
         check_counts("levels", levels)
         check_counts("depth", depth)
-        self.network = {"kind": "convolutional", **(network or {})}
+        self.network: dict[str, Any] = {"kind": "convolutional", **(network or {})}
         generator = _seeded(seed)
 
         def scale(i: int, shape: tuple[int, int, int]) -> list[Bijection]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators, uniform
 from genprior.priors.base import DensityPrior, EncodingPrior, LatentPrior
 from genprior.priors.flows.bijection import Bijection, first_not_finite
@@ -42,8 +43,8 @@ class Flow(Trainable, LatentPrior, EncodingPrior, DensityPrior):
 
     def __init__(self, image_shape: tuple[int, int, int], bijection: Bijection) -> None:
         super().__init__()
-        self.image_shape = tuple(image_shape)
-        self.latent_shape = (math.prod(self.image_shape),)
+        self.image_shape: Shape = tuple(image_shape)
+        self.latent_shape: tuple[int, ...] = (math.prod(self.image_shape),)
         self.bijection = bijection
         self.register_buffer("started", torch.tensor(False))
 

@@ -25,6 +25,8 @@ class ActNorm(Bijection):
 
     mean: Tensor
     std: Tensor
+    log_scale: nn.Parameter
+    shift: nn.Parameter
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,6 +56,8 @@ class Scaling(Bijection):
     Source: Dinh, Krueger, Bengio 2015 (NICE), section 3.3.
     """
 
+    log_scale: nn.Parameter
+
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(image_shape))
@@ -81,6 +85,9 @@ class ChannelMix(Bijection):
 
     order: Tensor
     sign: Tensor
+    log_scale: nn.Parameter
+    lower: nn.Parameter
+    upper: nn.Parameter
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()

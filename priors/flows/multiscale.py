@@ -41,7 +41,7 @@ class MultiScale(Bijection):
         last = len(shapes) - 1
         # The half that is done: the second one; at the last scale everything.
         done = [(c if i == last else c - c // 2, h, w) for i, (c, h, w) in enumerate(shapes)]
-        self.group_shapes = tuple(reversed(done))
+        self.group_shapes: tuple[tuple[int, int, int], ...] = tuple(reversed(done))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total, groups = x.new_zeros(len(x)), []

@@ -24,6 +24,10 @@ class Planar(Bijection):
     Source: Rezende, Mohamed 2015, arXiv:1505.05770, equations 10 to 12 and appendix A.1.
     """
 
+    w: nn.Parameter
+    u: nn.Parameter
+    b: nn.Parameter
+
     def __init__(self, size: int, generator: torch.Generator) -> None:
         super().__init__()
         self.w = nn.Parameter(normal((size,), generator) / size**0.5)
@@ -70,6 +74,10 @@ class Radial(Bijection):
 
     Source: Rezende, Mohamed 2015, arXiv:1505.05770, equation 14 and appendix A.2.
     """
+
+    x0: nn.Parameter
+    raw_alpha: nn.Parameter
+    raw_beta: nn.Parameter
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         super().__init__()

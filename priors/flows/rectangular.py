@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators
 from genprior.priors.base import EncodingPrior, LatentPrior
 from genprior.priors.flows.vectors import VectorFlow
@@ -43,6 +44,7 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
 
     exact_encoder: ClassVar[bool] = False
     training_defaults: ClassVar[dict[str, Any]] = {"precision": "fp32"}
+    flow: VectorFlow
 
     def __init__(
         self,
@@ -57,8 +59,9 @@ class RectangularFlow(Trainable, LatentPrior, EncodingPrior):
         check_latent_size(latent_size, size)
         if not 0 < std < math.inf:
             raise ValueError(f"std must be positive, not {std}")
-        self.image_shape = self._shape = tuple(image_shape)
-        self.latent_shape = (latent_size,)
+        self._shape = tuple(image_shape)
+        self.image_shape: Shape = self._shape
+        self.latent_shape: tuple[int, ...] = (latent_size,)
         self.std = std
         check_options("flow", flow or {}, VectorFlow)
         self.flow = VectorFlow(size, **(flow or {}))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators
 from genprior.priors.base import LatentPrior, check_counts
 from genprior.priors.gan.inversion import CANDIDATES, spread_about
@@ -64,13 +65,14 @@ class GAN(Trainable, LatentPrior):
     ) -> None:
         super().__init__()
         check_counts("latent_size", latent_size)
-        self.image_shape, self.latent_shape = tuple(image_shape), (latent_size,)
-        self.network = {"kind": "dcgan", **(network or {})}
-        self.loss = AdversarialOptions.from_config(loss or {})
+        self.image_shape: Shape = tuple(image_shape)
+        self.latent_shape: tuple[int, ...] = (latent_size,)
+        self.network: dict[str, Any] = {"kind": "dcgan", **(network or {})}
+        self.loss: AdversarialOptions = AdversarialOptions.from_config(loss or {})
         self.seed = seed
         self._decoder_std: float | None = None
         self.watch_modes(None)
-        self.generator = self._pair()[0]
+        self.generator: nn.Module = self._pair()[0]
         batch_norm = any(isinstance(m, nn.BatchNorm2d) for m in self.generator.modules())
         self.couples_rows = batch_norm
 
@@ -254,10 +256,10 @@ class StyleSpace(LatentPrior):
 
     def __init__(self, gan: GAN) -> None:
         super().__init__()
-        self.gan = copy.deepcopy(gan).watch_modes(None)
-        self.image_shape = gan.image_shape
+        self.gan: GAN = copy.deepcopy(gan).watch_modes(None)
+        self.image_shape: Shape = gan.image_shape
         mean, factor = gan.styled("space w").moments()
-        self.latent_shape = tuple(mean.shape)
+        self.latent_shape: tuple[int, ...] = tuple(mean.shape)
         self.register_buffer("mean", mean)
         self.register_buffer("factor", factor)
 

@@ -87,6 +87,14 @@ class StyleGenerator(nn.Module):
         mixing: Share of images in training whose finer levels have another's style.
     """
 
+    latent_size: int
+    mixing: float
+    depth: int
+    constant: nn.Parameter
+    levels: nn.ModuleList
+    to_pixels: nn.ModuleList
+    bias: nn.Parameter
+
     def __init__(
         self,
         channels: int,
@@ -101,7 +109,7 @@ class StyleGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_size, self.mixing, self.depth = latent_size, mixing, len(widths)
-        self.mapping = _mapping(latent_size, styles, mapping)
+        self.mapping: nn.Sequential = _mapping(latent_size, styles, mapping)
         self.constant = nn.Parameter(torch.randn(widths[0], *coarse))
         self.levels, self.to_pixels = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genprior.operators.random import Generators, normal
 from genprior.priors.base import Model
-from genprior.priors.gan.losses import OPTIMIZERS
+from genprior.priors.gan.losses import OPTIMIZERS, AdversarialOptions
 from genprior.priors.gan.style import StyleGenerator
 from genprior.priors.gan.watch import Watch
 from genprior.priors.training import Loss, Objective, Turn
@@ -30,10 +30,13 @@ class AdversarialTraining(Objective):
     model: GAN
 
     def __init__(self, gan: GAN) -> None:
-        self.options = gan.loss
-        self.critic = gan.critic().to(next(gan.parameters()).device)
+        self.options: AdversarialOptions = gan.loss
+        self.critic: nn.Module = gan.critic().to(next(gan.parameters()).device)
         super().__init__(gan, nn.ModuleDict({"generator": gan, "critic": self.critic}))
-        self.turns = (("critic", self.options.critic_steps), ("generator", 1))
+        self.turns: tuple[tuple[str, int], ...] = (
+            ("critic", self.options.critic_steps),
+            ("generator", 1),
+        )
         self.watch = Watch(gan.loss, gan.classifier)
 
     def parameters(self, group: str) -> Iterable[nn.Parameter]:

@@ -45,6 +45,9 @@ class Watch:
         classifier: Names classes; None where there is none.
     """
 
+    options: AdversarialOptions
+    classifier: Classifier | None
+
     def __init__(self, options: AdversarialOptions, classifier: Classifier | None) -> None:
         self.options, self.classifier = options, classifier
         self._warned, self._won = False, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genprior.operators import Identity, Inpainting, Problem
-from genprior.operators.base import per_row
+from genprior.operators.base import Shape, per_row
 from genprior.operators.random import Generators, normal, uniform
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior
 from genprior.priors.gaussian.conditioning import check_linear_gaussian, noise_variance
@@ -51,9 +51,9 @@ class Empirical(DensityPrior, DenoisingPrior, ExactPrior):
             raise ValueError(f"bandwidth must be one number > 0, not {bandwidth}")
         if not bool(images.isfinite().all()):
             raise ValueError("images must be finite")
-        self.image_shape = tuple(images.shape[1:])
-        self.images = nn.Buffer(images.detach().clone())
-        self.bandwidth = nn.Buffer(width.clone())
+        self.image_shape: Shape = tuple(images.shape[1:])
+        self.images: Tensor = nn.Buffer(images.detach().clone())
+        self.bandwidth: Tensor = nn.Buffer(width.clone())
 
     @classmethod
     def fit(cls, images: Images, *, bandwidth: float | None = None) -> Empirical:

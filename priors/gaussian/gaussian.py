@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genprior.operators import Problem
+from genprior.operators.base import Shape
 from genprior.operators.memo import Memo
 from genprior.priors.base import (
     DenoisingPrior,
@@ -50,10 +51,11 @@ class Gaussian(LatentPrior, EncodingPrior, DensityPrior, DenoisingPrior, ExactPr
                 f"mean must be (C, H, W) and factors (k, C, H, W); {tuple(mean.shape)} and "
                 f"{tuple(factors.shape)} came"
             )
-        self.image_shape = self.latent_shape = tuple(mean.shape)
-        self.mean = nn.Buffer(mean.detach().clone())
-        self.factors = nn.Buffer(factors.detach().clone())
-        self.residual = nn.Buffer(as_residual(residual, mean))
+        self.image_shape: Shape = tuple(mean.shape)
+        self.latent_shape: tuple[int, ...] = tuple(mean.shape)
+        self.mean: Tensor = nn.Buffer(mean.detach().clone())
+        self.factors: Tensor = nn.Buffer(factors.detach().clone())
+        self.residual: Tensor = nn.Buffer(as_residual(residual, mean))
         self._law = Memo()
 
     @classmethod

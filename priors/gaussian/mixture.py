@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genprior.operators import Problem
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators, normal, uniform
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior
 from genprior.priors.gaussian.conditioning import check_linear_gaussian
@@ -137,8 +138,8 @@ class GaussianMixture(DensityPrior, DenoisingPrior, ExactPrior):
         shapes = {tuple(c.image_shape) for c in components}
         if len(shapes) > 1:
             raise ValueError(f"components of different image shapes {sorted(shapes)}")
-        self.image_shape = components[0].image_shape
-        self.weights = nn.Buffer(weights.detach() / weights.sum())
+        self.image_shape: Shape = components[0].image_shape
+        self.weights: Tensor = nn.Buffer(weights.detach() / weights.sum())
         self.components = nn.ModuleList(components)  # type: ignore[assignment]  # of Gaussian
 
     @property

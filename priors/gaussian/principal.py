@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from genprior.priors.gaussian.low_rank import LowRankNormal
 
-Images = Tensor | Dataset | Sequence[Tensor] | Iterable[Tensor]
+Images = Tensor | Dataset[Any] | Sequence[Tensor] | Iterable[Tensor]
 """(N, C, H, W), a data set or list of (C, H, W), or an iterable of batches (B, C, H, W)."""
 
 ROUNDING = 1 / (255 * 12**0.5)

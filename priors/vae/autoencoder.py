@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators
 from genprior.priors.training import Objective, SingleLoss, Trainable
 from genprior.priors.vae.coders import coders
@@ -28,6 +29,9 @@ class Autoencoder(Trainable):
     Source: Baldi, Hornik 1989 (the linear case); Hinton, Salakhutdinov 2006.
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -37,9 +41,9 @@ class Autoencoder(Trainable):
     ) -> None:
         super().__init__()
         check_latent_size(latent_size, math.prod(image_shape))
-        self.image_shape = image_shape
-        self.latent_shape = (latent_size,)
-        self.network = {"kind": "perceptron", **(network or {})}
+        self.image_shape: Shape = image_shape
+        self.latent_shape: tuple[int, ...] = (latent_size,)
+        self.network: dict[str, Any] = {"kind": "perceptron", **(network or {})}
         sizes = (latent_size, latent_size)
         self.encoder, self.decoder = coders(image_shape, sizes, 1, self.network)
 

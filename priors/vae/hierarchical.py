@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators, normal
 from genprior.priors.training import Objective
 from genprior.priors.vae import pixels as pixel_distributions
@@ -69,11 +70,13 @@ class HierarchicalVAE(VariationalPrior):
         super().__init__()
         levels = Levels(tuple(widths), tuple(groups), latent_channels, whole)
         check_levels(image_shape, levels)
-        self.image_shape = image_shape
-        self.group_shapes = group_shapes(image_shape, levels)
-        self.latent_shape = (sum(math.prod(s) for s in self.group_shapes),)
-        self.pixels = pixel_distributions.from_config(pixels or {})
-        self.bound = BoundOptions.from_config(bound or {})
+        self.image_shape: Shape = image_shape
+        self.group_shapes: list[tuple[int, int, int]] = group_shapes(image_shape, levels)
+        self.latent_shape: tuple[int, ...] = (sum(math.prod(s) for s in self.group_shapes),)
+        self.pixels: pixel_distributions.PixelDistribution = pixel_distributions.from_config(
+            pixels or {}
+        )
+        self.bound: BoundOptions = BoundOptions.from_config(bound or {})
         with torch.device("meta"):  # the default initialisation would move the global generator
             self.network = Hierarchy(image_shape, levels, self.pixels.outputs)
         initialise(self.network, torch.Generator().manual_seed(seed))

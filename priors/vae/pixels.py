@@ -66,7 +66,7 @@ class GaussianPixels(PixelDistribution):
             raise ValueError(f"std is in pixel units: it must be positive, at most 1, not {std}")
         super().__init__({"kind": "gaussian", "std": std, "learned": learned, "bounded": bounded})
         log_std = torch.tensor(math.log(std))
-        self.log_std = nn.Parameter(log_std) if learned else nn.Buffer(log_std)
+        self.log_std: Tensor = nn.Parameter(log_std) if learned else nn.Buffer(log_std)
         self.bounded = bounded
 
     @property

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genprior.operators.base import Shape
 from genprior.operators.random import Generators, normal
 from genprior.priors.base import Model
 from genprior.priors.flows.vectors import VectorFlow
@@ -41,6 +42,9 @@ class VAE(VariationalPrior):
         Differs: the KL may be weighted while training.
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -54,17 +58,19 @@ class VAE(VariationalPrior):
         super().__init__()
         size = math.prod(image_shape)
         check_latent_size(latent_size, size)
-        self.image_shape = image_shape
-        self.latent_shape = (latent_size,)
-        self.network = {"kind": "perceptron", **(network or {})}
-        self.pixels = pixel_distributions.from_config(pixels or {})
-        self.bound = BoundOptions.from_config(bound or {})
+        self.image_shape: Shape = image_shape
+        self.latent_shape: tuple[int, ...] = (latent_size,)
+        self.network: dict[str, Any] = {"kind": "perceptron", **(network or {})}
+        self.pixels: pixel_distributions.PixelDistribution = pixel_distributions.from_config(
+            pixels or {}
+        )
+        self.bound: BoundOptions = BoundOptions.from_config(bound or {})
         self.encoder, self.decoder = coders(
             image_shape, (2 * latent_size, latent_size), self.pixels.outputs, self.network
         )
         if flow is not None:
             check_options("flow", flow, VectorFlow)
-            self.flow = VectorFlow(latent_size, **flow)
+            self.flow: VectorFlow | None = VectorFlow(latent_size, **flow)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z], (B, C, H, W), for latents (B, k); with a flow they are its e."""

@@ -53,8 +53,11 @@ class Dense(Curvature):
     Source: Nocedal, Wright 2006, Equations 6.17 and 6.20.
     """
 
+    h: Tensor
+    fresh: Tensor
+
     def __init__(self, x: Tensor) -> None:
-        self.identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        self.identity: Tensor = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         self.h = self.identity.repeat(len(x), 1, 1)
         self.fresh = torch.ones(len(x), dtype=torch.bool, device=x.device)
 
@@ -85,6 +88,11 @@ class Pairs(Curvature):
 
     Source: Nocedal, Wright 2006, Algorithm 7.4 (the two-loop recursion).
     """
+
+    s: Tensor
+    y: Tensor
+    rho: Tensor
+    scale: Tensor
 
     def __init__(self, x: Tensor) -> None:
         n, d = x.shape

@@ -35,6 +35,14 @@ class StepSize:
     Source: Hoffman, Gelman 2014, arXiv:1111.4246, Section 3.2 and its constants.
     """
 
+    target: float
+    limit: float
+    centre: Tensor
+    log_step: Tensor
+    average: Tensor
+    error: Tensor
+    count: int
+
     def __init__(self, start: Tensor, target: float, *, limit: float = math.inf) -> None:
         self.target, self.limit = target, math.log(limit)
         self.centre = (10 * start).log().clamp(max=self.limit)

@@ -120,6 +120,15 @@ class LatentSampler(Solver):
 class Chains:
     """The chains of one chunk: n = b * chains rows."""
 
+    solver: LatentSampler
+    posterior: LatentPosterior
+    latent_shape: tuple[int, ...]
+    generators: list[torch.Generator]
+    z: Tensor
+    metric: Tensor
+    step: Tensor
+    point: Point
+
     def __init__(
         self,
         solver: LatentSampler,

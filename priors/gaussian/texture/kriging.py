@@ -16,7 +16,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from genprior.operators import Blur, Identity, Inpainting, Problem, conjugate_gradient
+from genprior.operators import (
+    Blur,
+    Identity,
+    Inpainting,
+    LinearOperator,
+    Problem,
+    conjugate_gradient,
+)
 from genprior.priors.gaussian.conditioning import noise_variance
 from genprior.priors.gaussian.low_rank import precise
 from genprior.priors.gaussian.texture.torus import TorusNormal
@@ -36,9 +43,9 @@ class Kriging(ABC):
 
     def __init__(self, law: TorusNormal, problem: Problem) -> None:
         self.law = law
-        self.operator = problem.linear_operator
+        self.operator: LinearOperator = problem.linear_operator
         self.problem = problem
-        self.sigma2 = noise_variance(problem).reshape(())
+        self.sigma2: Tensor = noise_variance(problem).reshape(())
 
     @abstractmethod
     def solve(self, v: Tensor) -> Tensor:
@@ -110,11 +117,11 @@ class DenseMask(Kriging):
         dtype = precise(law.spot)
         self.wide = TorusNormal(*(t.to(dtype) for t in (law.mean, law.spot, law.residual)))
         assert isinstance(self.operator, Inpainting)
-        self.seen = self.operator.mask.expand(1, *law.spot.shape)
+        self.seen: Tensor = self.operator.mask.expand(1, *law.spot.shape)
         self.direct = int(self.seen.sum()) <= int((~self.seen).sum())
         held = self.seen if self.direct else ~self.seen
-        self.index = held.flatten().nonzero()[:, 0]
-        self.noise = self.sigma2.to(dtype)
+        self.index: Tensor = held.flatten().nonzero()[:, 0]
+        self.noise: Tensor = self.sigma2.to(dtype)
 
     @cached_property
     def _cholesky(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genprior.operators import Problem
+from genprior.operators.base import Shape
 from genprior.operators.memo import Memo
 from genprior.operators.random import Generators, normal
 from genprior.priors.base import DenoisingPrior, DensityPrior, ExactPrior, LatentPrior
@@ -46,11 +47,11 @@ class StationaryGaussian(LatentPrior, DensityPrior, DenoisingPrior, ExactPrior):
                 f"{tuple(spot.shape)} came"
             )
         channels, height, width = spot.shape
-        self.image_shape = (channels, height, width)
-        self.latent_shape = (1 + channels * (float(residual) > 0), height, width)
-        self.mean = nn.Buffer(mean.detach().clone())
-        self.spot = nn.Buffer(spot.detach().clone())
-        self.residual = nn.Buffer(as_residual(residual, spot))
+        self.image_shape: Shape = (channels, height, width)
+        self.latent_shape: tuple[int, ...] = (1 + channels * (float(residual) > 0), height, width)
+        self.mean: Tensor = nn.Buffer(mean.detach().clone())
+        self.spot: Tensor = nn.Buffer(spot.detach().clone())
+        self.residual: Tensor = nn.Buffer(as_residual(residual, spot))
         self._law = Memo()
 
     @classmethod
