@@ -13,7 +13,7 @@ sys.exit(score < 0.95)
 endef
 export COMPLETE
 
-.PHONY: demo test lint bench figures clean
+.PHONY: demo test lint wheel bench figures clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -28,6 +28,17 @@ lint: build/installed-dev
 	$(BIN)/pyright
 	mkdir -p build/types && cd build/types && PATH="$(abspath $(BIN)):$$PATH" \
 		pyright --verifytypes genprior --ignoreexternal --outputjson | python -c "$$COMPLETE"
+
+# What a user gets: the wheel and its dependencies alone, run where no checkout is at hand.
+wheel: build/installed-dev
+	rm -rf dist build/wheel
+	$(BIN)/python -m build -q --wheel
+	python3 -m venv build/wheel
+	build/wheel/bin/pip install -q dist/*.whl
+	cd "$$(mktemp -d)" && genprior="$(abspath build/wheel)/bin/genprior" && $$genprior --version && \
+		$$genprior sample mnist-gaussian --number 4 --out samples.png && \
+		$$genprior restore samples.png --simulate --task inpaint --mask random:.5 --channels 1 \
+			--prior mnist-gaussian --fit crop --out results && ls results
 
 bench: build/installed-dev
 	$(BIN)/python benchmarks/truth.py

@@ -36,7 +36,7 @@ except KeyboardInterrupt:  # these imports take seconds
     print("genprior: interrupted", file=sys.stderr)
     raise SystemExit(130) from None
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Problem",

@@ -66,3 +66,26 @@ def test_every_folder_of_code_is_installed():
     found = {".".join(("genprior", *p) if p[0] != "genprior" else p) for p in parts}
     assert found == listed & found
     assert len(found) > 15
+
+
+def test_one_version_everywhere():
+    """Catches a release whose citation, changelog or code names another version or day."""
+    yaml = pytest.importorskip("yaml")
+    declared = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    newest = re.search(r"^## \[(.*)\] - (.*)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert declared
+    assert newest
+    assert declared[1] == genprior.__version__ == newest[1] == cited["version"]
+    assert str(cited["date-released"]) == newest[2]
+
+
+def test_every_paper_of_the_code_is_cited():
+    """Catches a method whose paper, named under its Source by arXiv's number, is not cited."""
+    named = set()
+    for folder in ("genprior", "operators", "priors", "solvers"):
+        for file in (ROOT / folder).rglob("*.py"):
+            named |= set(re.findall(r"arXiv:([\w./-]*\d)", file.read_text()))
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert len(named) > 50
+    assert not [number for number in named if f"arxiv.org/abs/{number}\n" not in cited]
