@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from genprior.commands.outputs import command_line, refuse_existing, sha256
 from genprior.commands.source import parsed_range
 from genprior.data import Photo, read_photo, write_image
 from genprior.data.files import image_size
-from genprior.operators import GaussianNoise, Problem
+from genprior.operators import Problem
 from genprior.pretrained.loader import card
-from genprior.priors import Prior
 from genprior.restoration import memory
-from genprior.restoration.degradation import Degradation, Size
-from genprior.restoration.kernel_estimate import candidates, find_kernel
-from genprior.restoration.posing import Fit, Posed, pose, refuse_unless_one_fits
-from genprior.restoration.progress import Progress, duration, seconds_needed
-from genprior.restoration.scores import residual, score
+from genprior.restoration.degradation import Degradation
+from genprior.restoration.posing import Fit
+from genprior.restoration.restored import Restored, restore_photo
 from genprior.restoration.settings import Solving
-from genprior.restoration.windows import solve_windows
-from genprior.solvers import Result
-from genprior.solvers.base import image_shape, rows_in_flight
 from genprior.solvers.latent.latent_sampler import R_HAT
 
 ALONE = ("comparison.png", "result.json")
@@ -90,77 +83,25 @@ def restore(
     given = read_photo(photo, channels=1 if channels == 1 else None, value_range=limits)
     if channels == 1:
         given = replace(given, profile=None)  # of the colours that it had
-    size = (size, size) if isinstance(size, int) else size
-    settled, evidence = _with_kernel(given, settled, prior, fit, size)
-    posed = pose(
-        given.pixels,
+    restored = restore_photo(
+        given,
         settled,
-        prior,
-        solving=solving,
+        solving,
+        prior=prior,
         simulate=simulate,
         fit=fit,
-        size=size,
-        keep=(not simulate and settled.task == "inpaint") if keep is None else keep,
-        steps=given.steps,
+        size=(size, size) if isinstance(size, int) else size,
+        keep=keep,
+        say=partial(print, flush=True),
     )
     named = replace(solving, prior=solving.prior_name)
-    sources = _sources(photo, settled, solving)
-    result = posed.as_measured(_solved(posed, prior, solving))
-    left = residual(result, posed.inside()).item()
-    result = posed.framed(posed.kept(result) if posed.keep else result)
     report = {
-        **_report(result, posed, settled, solving, left),
-        "precision": "bf16" if getattr(prior, "autocast", None) else "fp32",
-        **sources,
-        "kernel_evidence": evidence,
+        **restored.report,
+        **_sources(photo, settled, solving),
         "command": command_line(restore, options, degradation, named),
     }
-    _write(folder, result, posed, report, given, bits or (16 if given.depth > 8 else 8))
-    _print(report, posed.measured, folder, " (the default)" * (solving.prior is None))
-
-
-def _with_kernel(
-    photo: Photo, degradation: Degradation, prior: Prior, fit: Fit | None, size: Size | None
-) -> tuple[Degradation, dict[str, float] | None]:
-    """Find the kernel of `--kernel auto`; print the evidence of the best of each kind."""
-    if degradation.kernel != "auto":
-        return degradation, None
-    if fit == "resize":
-        raise ValueError("--kernel auto measures the photo's own pixels: --fit resize alters them")
-    kernels = candidates().values()
-    refuse_unless_one_fits(photo.pixels, degradation, prior, kernels, fit=fit, size=size)
-    noise = degradation.noise(photo.pixels, steps=photo.steps)[0]
-    assert isinstance(noise, GaussianNoise)
-    circular = degradation.boundary == "circular"
-    name, evidence, exact = find_kernel(photo.pixels, prior, float(noise.sigma), circular=circular)
-    print(f"kernel    {name}, {'by the exact evidence' if exact else 'an estimate'}:", flush=True)
-    for other in sorted(evidence, key=lambda key: evidence[key], reverse=True)[:8]:
-        print(f"          {other:15} {evidence[other] - evidence[name]:10.1f} nats")
-    return replace(degradation, kernel=name), evidence
-
-
-def _solved(posed: Posed, prior: Prior, solving: Solving) -> Result:
-    """Solve what was posed, having said about how long it takes."""
-    problem, windows = posed.problem, posed.windows
-    channels, height, width = image_shape(problem, prior)
-    sizes = [(r.stop - r.start, c.stop - c.start) for r, c in windows or []] or [(height, width)]
-    solver = solving.find_solver(problem, prior)
-    solving.set_precision(prior, max(sizes, key=math.prod), problem.device)
-    expected = seconds_needed(solver, prior, sizes, solving.samples, problem=problem)
-    if expected is not None:
-        work = f"{len(sizes)} window(s) round the holes" if windows else "the whole photo"
-        print(f"expected  {duration(expected)} for {work}", flush=True)
-    generator = torch.Generator().manual_seed(solving.seed + 1)
-    rows = (
-        rows_in_flight(solver, solving.samples, (channels, *s), solving.batch_size) for s in sizes
-    )
-    parts = sum(math.ceil(solving.samples / n) for n in rows)
-    with Progress(parts, expected=expected) as progress:
-
-        def solve(part: Problem) -> Result:
-            return solving.run(part, prior, generator=generator, progress=progress)
-
-        return solve(problem) if windows is None else solve_windows(problem, windows, solve)
+    _write(folder, restored, report, given, bits or (16 if given.depth > 8 else 8))
+    _print(report, restored.posed.measured, folder, " (the default)" * (solving.prior is None))
 
 
 def _pictures_in(folder: Path) -> list[str]:
@@ -170,7 +111,7 @@ def _pictures_in(folder: Path) -> list[str]:
 
 
 def _write(
-    folder: Path, result: Result, posed: Posed, report: dict[str, Any], photo: Photo, bits: int
+    folder: Path, restored: Restored, report: dict[str, Any], photo: Photo, bits: int
 ) -> None:
     """Write every file or none: into a folder beside the results, then move them.
 
@@ -181,6 +122,7 @@ def _write(
 
     from genprior.plots import show
 
+    result, posed = restored.result, restored.posed
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial") as temporary:
         partial = Path(temporary)
@@ -207,40 +149,6 @@ def _write(
             (folder / stale).unlink()
         for name in written:
             os.replace(partial / name, folder / name)
-
-
-def _report(
-    result: Result, posed: Posed, degradation: Degradation, solving: Solving, residual: float
-) -> dict[str, Any]:
-    """What result.json holds; a score that is not finite is null."""
-    found = score(result, posed.measured, posed.truth) if posed.truth is not None else {}
-    scores = {name: values.item() for name, values in found.items()}
-    scores["residual_in_sigma"] = residual
-    if "r_hat" in result.trace:
-        scores["r_hat"] = result.trace["r_hat"][-1].item()
-    noise = posed.measured.noise
-    # free of the noise's own float32 rounding
-    sigma = noise.sigma if isinstance(noise, GaussianNoise) else math.nan
-    return {
-        "prior": solving.prior_name,
-        "solver": result.solver,
-        "task": degradation.task,
-        "sigma": float(f"{float(sigma):.6g}") if isinstance(noise, GaussianNoise) else None,
-        "noise_from": posed.noise_from,
-        **{name: getattr(degradation, name) for name in ("peak", "mask", "kernel", "factor")},
-        "boundary": degradation.boundary if degradation.kernel else None,
-        "size": list(result.mean.shape[2:]),
-        "kept": posed.keep,
-        "windows": posed.windows
-        and [[r.start, r.stop, c.start, c.stop] for r, c in posed.windows],
-        "grey": posed.grey,
-        "samples": result.samples.shape[1],
-        "antithetic": result.antithetic,
-        "seed": solving.seed,
-        **{name: getattr(result, name) for name in ("forwards", "vjps", "seconds")},
-        "converged": bool(result.converged.all()),
-        **{name: value if math.isfinite(value) else None for name, value in scores.items()},
-    }
 
 
 def _sources(photo: str, degradation: Degradation, solving: Solving) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_a_photo_that_no_kernel_fits_is_refused_before_the_search(
         )
         return capsys.readouterr().err
 
-    monkeypatch.setattr("genprior.commands.restore.find_kernel", search)
+    monkeypatch.setattr("genprior.restoration.restored.find_kernel", search)
     assert run("--task", "deblur", "--sigma", ".01", exact=True) == 2
     assert "--kernel; auto finds one" in capsys.readouterr().err
     photo(SIDE, SIDE)
