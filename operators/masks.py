@@ -160,16 +160,33 @@ def from_file(
     Raises:
         ValueError: It cannot be read, holds grey levels, measures nothing or has another size.
     """
-    grey = torch.from_numpy(read_grey(path))
+    return from_grey(
+        torch.from_numpy(read_grey(path)),
+        str(path),
+        shape=shape,
+        threshold=threshold,
+        invert=invert,
+    )
+
+
+def from_grey(
+    grey: Tensor,
+    name: str,
+    *,
+    shape: tuple[int, int] | None = None,
+    threshold: float | None = None,
+    invert: bool = False,
+) -> Tensor:
+    """Make a mask of a painted picture (H, W) in [0, 1], which errors call `name`."""
     if shape is not None and tuple(grey.shape) != tuple(shape):
         raise ValueError(
-            f"{path} is {grey.shape[0]} x {grey.shape[1]} pixels (height x width), but the mask "
+            f"{name} is {grey.shape[0]} x {grey.shape[1]} pixels (height x width), but the mask "
             f"must be {shape[0]} x {shape[1]}"
         )
     between = (grey > 0) & (grey < 1)
     if threshold is None and bool(between.any()):
         raise ValueError(
-            f"{path} holds {int(between.sum())} grey pixels, but a mask is black and white: "
+            f"{name} holds {int(between.sum())} grey pixels, but a mask is black and white: "
             "paint it without antialiasing, save it as PNG, or give threshold=0.5 "
             "(--mask-threshold 0.5)"
         )
@@ -178,7 +195,7 @@ def from_file(
     if not bool(mask.any()):
         colour, other = ("black", "white") if invert else ("white", "black")
         raise ValueError(
-            f"{path} measures nothing: all of it is {other}, and {colour} is what was measured"
+            f"{name} measures nothing: all of it is {other}, and {colour} is what was measured"
         )
     return mask[None]
 

@@ -95,17 +95,24 @@ def read_photo(
             strays from [0, 1]; it is named.
         FileNotFoundError: There is no such file.
     """
-    name = str(path)
     if refused := refusal(path):
         raise ValueError(refused)
-    picture = decode(read_bytes(path), name)
+    photo = photo_of(read_bytes(path), str(path), channels=channels, value_range=value_range)
+    if photo.notes:
+        warnings.warn(f"{path}: {'; '.join(photo.notes)}", stacklevel=2)
+    return photo
+
+
+def photo_of(
+    data: bytes, name: str, *, channels: int | None = None, value_range: Range = None
+) -> Photo:
+    """Decode what `read_photo` reads, called `name` in errors; its notes are not warned of."""
+    picture = decode(data, name)
     values, notes = in_unit(picture.values, name, value_range)
     notes = picture.notes + notes
     grey = len(values) == 1 or (len(values) == 3 and bool((values == values[:1]).all()))
     if channels is not None:
         values = with_channels(values, channels, name)
-    if notes:
-        warnings.warn(f"{name}: {'; '.join(notes)}", stacklevel=2)
     said = {name: getattr(picture, name) for name in ("depth", "form", "dpi", "profile")}
     steps = None if picture.steps is None else torch.from_numpy(picture.steps)
     return Photo(to_float(values), grey=grey, steps=steps, notes=notes, **said)
@@ -163,6 +170,21 @@ def write_image(
         ValueError: NaN in x, or a shape, suffix or bit depth that cannot be written.
     """
     path = Path(path)
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; force=True (--force) replaces it")
+    write_atomically(path, encode_image(path, x, bits=bits, dpi=dpi, profile=profile))
+
+
+def encode_image(
+    path: str | Path,
+    x: Tensor,
+    *,
+    bits: int = 8,
+    dpi: tuple[float, float] | None = None,
+    profile: bytes | None = None,
+) -> bytes:
+    """Return what `write_image` writes to a path, for the same arguments."""
+    path = Path(path)
     form = WRITTEN.get(path.suffix.lower())
     pixels = x.detach().to("cpu", torch.float64)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
@@ -174,16 +196,13 @@ def write_image(
         raise ValueError(f"{len(pixels)} channels go into .tif or .npy, not into {path.name!r}")
     if not torch.isfinite(pixels).all():
         raise ValueError(f"{path} is not written: the image has NaN or infinite pixels")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists; force=True (--force) replaces it")
     if form == "NPY":
         file = io.BytesIO()
         np.save(file, pixels.float().numpy())
-        write_atomically(path, file.getvalue())
-        return
+        return file.getvalue()
     values = (pixels.clamp(0, 1) * (2**bits - 1)).round().permute(1, 2, 0).numpy()
     values = values.astype(np.uint16 if bits == 16 else np.uint8)
-    write_atomically(path, _encoded(values, form, dpi, profile))
+    return _encoded(values, form, dpi, profile)
 
 
 def to_float(array: np.ndarray) -> Tensor:

@@ -101,6 +101,7 @@ def pose(
     size: Size | None = None,
     keep: bool = False,
     steps: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Posed:
     """Make the problem that a photo (C, H, W) poses.
 
@@ -118,6 +119,7 @@ def pose(
         size: (H, W) to fit it to.
         keep: Measured pixels are to come back as they were, so only holes need be solved.
         steps: Of a photo that is a JPEG (`read_photo`): its noise is told before it is fitted.
+        mask: What the mask file holds, (1, 1, H, W), where it need not be read.
     Raises:
         ValueError: The prior does not serve the photo's size or channels, or the mask is of
             another size.
@@ -134,7 +136,7 @@ def pose(
         photo, degradation, kernel, prior.image_shape[1:], simulate=simulate, fit=fit, size=size
     )
     image = wanted if simulate else degradation.image_size(wanted, kernel)
-    whole, mask = photo, _drawn_mask(photo, degradation, wanted, generator)
+    whole, mask = photo, _drawn_mask(photo, degradation, wanted, generator, given=mask)
     whole_mask, drawn = mask, not degradation.mask_is_file
     photo, mask = _fitted(photo, mask, wanted, fit=fit, drawn=drawn)
     windows = windows_round_holes(mask, prior) if keep and mask is not None else None
@@ -274,11 +276,18 @@ def _wanted_size(
 
 
 def _drawn_mask(
-    photo: Tensor, degradation: Degradation, size: Size, generator: torch.Generator
+    photo: Tensor,
+    degradation: Degradation,
+    size: Size,
+    generator: torch.Generator,
+    *,
+    given: Tensor | None = None,
 ) -> Tensor | None:
     """Read a mask file, which must be of the photo's size, or draw a mask of the size wanted."""
     have: Size = (photo.shape[1], photo.shape[2])
-    mask = degradation.draw_mask(have if degradation.mask_is_file else size, generator)
+    mask = given
+    if mask is None:
+        mask = degradation.draw_mask(have if degradation.mask_is_file else size, generator)
     if degradation.mask_is_file and mask is not None and tuple(mask.shape[2:]) != have:
         raise ValueError(
             f"the mask {degradation.mask} is {mask.shape[2]}x{mask.shape[3]} (height x width), "

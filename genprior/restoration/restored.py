@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genprior.data import Photo
 from genprior.operators import GaussianNoise, Problem
@@ -48,6 +49,7 @@ def restore_photo(
     fit: Fit | None = None,
     size: Size | None = None,
     keep: bool | None = None,
+    mask: Tensor | None = None,
     say: Callable[[str], object] = lambda line: None,
     follow: Callable[..., Progress] = Progress,
 ) -> Restored:
@@ -63,6 +65,7 @@ def restore_photo(
         size: (H, W) to fit it to, for priors that serve any.
         keep: Give measured pixels back as they were; for an inpainting that is not simulated if
             None.
+        mask: What the mask file holds, (1, 1, H, W), where it need not be read.
         say: Is told what is known before the work, a line at a time.
         follow: Makes what follows the work, of its parts and the seconds expected, as `Progress`.
     Raises:
@@ -80,6 +83,7 @@ def restore_photo(
         size=size,
         keep=(not simulate and degradation.task == "inpaint") if keep is None else keep,
         steps=photo.steps,
+        mask=mask,
     )
     result = posed.as_measured(_solved(posed, prior, solving, say=say, follow=follow))
     left = residual(result, posed.inside()).item()

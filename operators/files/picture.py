@@ -458,15 +458,20 @@ def read_grey(path: str | Path, *, any_range: bool = False) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: It is no image, damaged, or partly transparent.
     """
-    picture = decode(read_bytes(path), str(path), managed=False)
+    return grey_of(read_bytes(path), str(path), any_range=any_range)
+
+
+def grey_of(data: bytes, name: str, *, any_range: bool = False) -> np.ndarray:
+    """Decode what `read_grey` reads; it is called `name` in errors."""
+    picture = decode(data, name, managed=False)
     if picture.transparent:
-        raise ValueError(f"{path} is partly transparent: flatten it to black and white")
+        raise ValueError(f"{name} is partly transparent: flatten it to black and white")
     if picture.notes:
-        warnings.warn(f"{path}: {'; '.join(picture.notes)}", stacklevel=3)
+        warnings.warn(f"{name}: {'; '.join(picture.notes)}", stacklevel=4)
     if picture.form == "NPY" and len(picture.values) != 1:
-        raise ValueError(f"{path} must be (H, W), not {picture.values.shape}")
-    values = with_channels(picture.values, 1, str(path))[0]
+        raise ValueError(f"{name} must be (H, W), not {picture.values.shape}")
+    values = with_channels(picture.values, 1, name)[0]
     if not any_range and values.dtype not in (np.uint8, np.uint16):
-        values, _ = in_unit(values, str(path))
+        values, _ = in_unit(values, name)
     top = np.iinfo(values.dtype).max if values.dtype in (np.uint8, np.uint16) else 1
     return values.astype(np.float64) / top
