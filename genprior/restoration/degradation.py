@@ -25,7 +25,7 @@ from genprior.operators import kernels as kernel_shapes
 from genprior.operators import masks as mask_shapes
 from genprior.operators.noise import Noise
 from genprior.operators.random import Generators
-from genprior.restoration.noise_estimate import estimated_noise
+from genprior.restoration.noise_estimate import find_noise
 
 Size = tuple[int, int]
 
@@ -145,13 +145,12 @@ class Degradation:
                 "--sigma auto measures the noise of a photo; with --simulate, and in evaluate, "
                 "there is none yet: give a number"
             )
-        with warnings.catch_warnings(record=True) as doubts:
-            warnings.simplefilter("always")
-            found = estimated_noise(photo, None if mask is None else mask[0], steps=steps) / shrunk
-        if self.task == "inpaint" and self.sigma is None and (doubts or found <= 1e-4):
+        found, doubt = find_noise(photo, None if mask is None else mask[0], steps=steps)
+        found /= shrunk
+        if self.task == "inpaint" and self.sigma is None and (doubt or found <= 1e-4):
             return GaussianNoise(USUAL), "the default: the photo does not show its noise clearly"
-        for doubt in doubts:
-            warnings.warn(str(doubt.message), stacklevel=2)
+        if doubt:
+            warnings.warn(doubt, stacklevel=2)
         if found > 1e-4:
             return GaussianNoise(found), "estimated from the photo"
         raise ValueError(

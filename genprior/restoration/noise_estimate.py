@@ -24,11 +24,21 @@ LUMA = (0.299, 0.587, 0.114)
 def estimated_noise(
     photo: Tensor, measured: Tensor | None = None, *, steps: Tensor | None = None
 ) -> float:
-    """Estimate the std of white noise in a photo; 0 where there is nothing to measure.
+    """Estimate the std of white noise in a photo as `find_noise` does; doubts are warned of."""
+    found, doubt = find_noise(photo, measured, steps=steps)
+    if doubt:
+        warnings.warn(doubt, stacklevel=2)
+    return found
+
+
+def find_noise(
+    photo: Tensor, measured: Tensor | None = None, *, steps: Tensor | None = None
+) -> tuple[float, str]:
+    """Return the std of white noise in a photo, 0 where there is nothing to measure, and doubts.
 
     From patches of all colours, which tell texture from noise. After JPEG compression colours have
     next to no fine noise, and patches would find none: then the finest details of each channel
-    decide, and a warning says that the estimate is rough. What touches black, white or a missing
+    decide, and the doubt says that the estimate is rough. What touches black, white or a missing
     pixel is left out: noise is cut off there, or absent.
 
     Args:
@@ -36,7 +46,7 @@ def estimated_noise(
         measured: (1 or C, H, W), True where there is a pixel; None for everywhere.
         steps: (8, 8), of a JPEG that has been neither cropped nor resized (`read_photo` gives
             them): patches and details find hardly any of the noise of most JPEGs, so it is told
-            from what was not rounded to zero; a warning says that this is rough.
+            from what was not rounded to zero; the doubt says that this is rough.
     """
     if len(photo) > 1 and bool((photo == photo[:1]).all()):
         photo = photo[:1]  # a grey photo in three channels has the noise of one
@@ -46,22 +56,19 @@ def estimated_noise(
         usable = usable & measured.cpu().all(0)
     if steps is not None:
         found = _from_jpeg(pixels, usable, steps)
-        warnings.warn(
+        return found, (
             "the photo is a JPEG, which rounds fine noise away: --sigma auto takes "
-            f"{found:.3g} for what noise and rounding did together, a rough guess",
-            stacklevel=2,
+            f"{found:.3g} for what noise and rounding did together, a rough guess"
         )
-        return found
     patches, details = _from_patches(pixels, usable), _from_details(pixels, usable)
     if patches >= WHITE * details:
-        return min(patches, details) if details > 0 else patches  # texture only ever adds
-    if patches > 0:
-        warnings.warn(
-            f"the photo's noise is not white (as after JPEG compression): --sigma auto takes "
-            f"{details:.3g}, a rough guess; give a larger number if grain is left",
-            stacklevel=2,
-        )
-    return details
+        return min(patches, details) if details > 0 else patches, ""  # texture only ever adds
+    if patches == 0:
+        return details, ""
+    return details, (
+        f"the photo's noise is not white (as after JPEG compression): --sigma auto takes "
+        f"{details:.3g}, a rough guess; give a larger number if grain is left"
+    )
 
 
 def _from_patches(pixels: Tensor, usable: Tensor) -> float:

@@ -130,47 +130,69 @@ def _latent_seconds(solver: Any, prior: LatentPrior, images: int, samples: int) 
     return images * gradients * _seconds(gradient) if gradients else None
 
 
+class Stopped(Exception):
+    """Raised in the work that follows a `Progress`, once it is to stop."""
+
+
 class Progress:
     """Follows a solver: a bar on a terminal, else a line every half minute, from a thread.
+
+    Another thread may look at `done` and `left`, and may stop the work.
 
     Args:
         parts: How many times a solver will walk: the chunks that it takes samples and windows in.
         expected: Seconds that all will take, as far as is known; said while nothing is done yet.
+        quiet: Show nothing.
     """
 
-    def __init__(self, parts: int, *, expected: float | None = None) -> None:
+    def __init__(self, parts: int, *, expected: float | None = None, quiet: bool = False) -> None:
         self._parts, self._expected = parts, expected
         self._begun = 0
-        self._done = 0.0
+        self.done = 0.0
         self._start = time.perf_counter()
-        self._ended = threading.Event()
+        self._ended, self._stopped = threading.Event(), threading.Event()
+        self._bar = not quiet and sys.stderr.isatty()
+        self._lines = not quiet and not self._bar
 
     def __call__(self, steps: Iterable[T], label: str) -> Iterator[T]:
         from tqdm import tqdm
 
         self._begun += 1
         items = list(steps)
-        bar = tqdm(items, desc=label, leave=False, disable=not sys.stderr.isatty())
+        bar = tqdm(items, desc=label, leave=False, disable=not self._bar)
         for i, step in enumerate(bar):
-            self._done = min(1.0, (self._begun - 1 + i / len(items)) / self._parts)
+            if self._stopped.is_set():
+                raise Stopped
+            self.done = min(1.0, (self._begun - 1 + i / len(items)) / self._parts)
             yield step
 
     def __enter__(self) -> Self:
-        if not sys.stderr.isatty():
+        if self._lines:
             threading.Thread(target=self._log, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
+    def stop(self) -> None:
+        """Make the next step of the work raise `Stopped`."""
+        self._stopped.set()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left, about; None while nobody knows."""
+        gone = time.perf_counter() - self._start
+        if self.done == 0:
+            return None if self._expected is None else max(0.0, self._expected - gone)
+        return gone * (1 - self.done) / self.done
+
     def line(self) -> str:
         """Say how far it is."""
         gone = time.perf_counter() - self._start
-        if self._done == 0:
+        if self.done == 0:
             of = f" of about {duration(self._expected)}" if self._expected else ""
             return f"at work for {duration(gone)}{of}"
-        left = gone * (1 - self._done) / self._done
-        return f"{self._done:.0%} done in {duration(gone)}, about {duration(left)} left"
+        return f"{self.done:.0%} done in {duration(gone)}, about {duration(self.left or 0)} left"
 
     def _log(self) -> None:
         while not self._ended.wait(EVERY):
