@@ -46,6 +46,7 @@ COMMANDS = {
     "priors": Command("list the priors installed", "commands.listing:priors"),
     "solvers": Command("list the solvers", "commands.listing:solvers"),
     "evaluate": Command("score a prior and a solver on many images", "commands.evaluate:evaluate"),
+    "app": Command("serve a page on which photos are restored", "app.command:app"),
     "figure": Command("reproduce a figure", "figures.registry:figure", ("name",)),
     "demo": Command("restore a cat and a digit with every prior for them", "commands.demo:demo"),
 }

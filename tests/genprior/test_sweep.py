@@ -38,6 +38,7 @@ LEGAL = {
     # option: what of TRIED means something
     "out": PATHS | {"folder"},
     "seed": {"0", "1000000000"},
+    "port": {"0"},
     "sigma": {"0"},
     "residual": {"0"},
     "warmup": {"0"},
@@ -83,6 +84,7 @@ SHORT = {
     "evaluate": ("--data", "folder", "--prior", "exact.safetensors", "--out", "new.csv"),
     "figure": ("codes", "--data", "folder", "--out", "new"),
     "demo": ("--out", "new"),
+    "app": ("--port", "0", "--prior", "exact.safetensors"),
 }
 """A command line that works, but for the task; DATA for the rest."""
 
@@ -123,6 +125,7 @@ def place(tmp_path, monkeypatch):
     for work in ("commands.run.train", "restoration.settings.solve", "commands.demo.restore"):
         monkeypatch.setattr(f"genprior.{work}", begin)
     monkeypatch.setattr("genprior.commands.listing.capabilities", begin)
+    monkeypatch.setattr("genprior.app.server.serve", begin)
     monkeypatch.setattr(cli, "_parser", functools.cache(cli._parser))
     draw = registry.Drawing("", lambda data, seed: begin(canvas.digits(data, "test", 1)))
     monkeypatch.setattr(registry, "FIGURES", {"codes": draw})

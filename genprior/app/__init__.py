@@ -1,0 +1,1 @@
+"""The page: open a photo, say what happened to it, see what it may have been."""
