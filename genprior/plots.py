@@ -15,14 +15,12 @@ from torch import Tensor
 
 from genprior.data.files import write_image
 from genprior.metrics import psnr
-from genprior.operators import LinearOperator, Problem
+from genprior.operators import Problem
+from genprior.operators.files.notebook import MISSING as MISSING
 from genprior.solvers import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MISSING = (0.80, 0.84, 0.93)
-"""Colour of pixels that were not measured: no grey level, and rare in photographs."""
 
 PANEL = (1.5, 3.0)
 """Least and greatest width of one panel in inches, of 200 pixels each."""
@@ -167,22 +165,13 @@ def grid(
 
 
 def measurement(problem: Problem) -> tuple[Tensor | None, str]:
-    """Make a picture (3 or 1, h, w) of one measurement, and say which.
+    """Make a picture (3 or 1, h, w) of the first measurement, and say which.
 
     Missing pixels are coloured; what is no image (compressed sensing) is shown through the
     pseudo-inverse, and what has none, not at all.
     """
-    y = problem.y[0]
-    if y.ndim != 3 or y.shape[0] not in (1, 3):
-        if not isinstance(problem.operator, LinearOperator):
-            return None, "no picture"
-        return problem.operator.pinv(problem.y)[0], "pseudo-inverse"
-    observed = problem.operator.observed
-    if observed is None:
-        return y, ""
-    seen = observed[0].expand_as(y).all(0)
-    colour = torch.tensor(MISSING, dtype=y.dtype, device=y.device).view(3, 1, 1)
-    return torch.where(seen, y.expand(3, -1, -1), colour), ""
+    drawn, note = problem.pictures()
+    return None if drawn is None else drawn[0], note
 
 
 def _canvas(lines: Sequence[Row], columns: int, spread: bool) -> Figure:

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from genprior.operators.base import Operator, Shape, concrete, fits
+from genprior.operators.files.notebook import coloured, html_card, sizes
 from genprior.operators.linear.base import LinearOperator
 from genprior.operators.noise import GaussianNoise, Noise
 from genprior.operators.random import Generators
@@ -49,10 +50,43 @@ class Problem:
             )
 
     def __repr__(self) -> str:
-        sizes = f"{_batched(self.operator.image_shape)} -> {tuple(self.y.shape)}"
+        between = f"{_batched(self.operator.image_shape)} -> {tuple(self.y.shape)}"
+        return f"Problem({type(self.operator).__name__} {between}, {self._noise_in_words})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: at most four measurements, operator, noise and sizes."""
+        first = torch.arange(min(self.batch, 4), device=self.device)
+        pictures, note = self.take(first).pictures()
+        shown = [] if pictures is None else list(pictures)
+        observed = self.observed_count / self.y[0].numel()
+        return html_card(
+            "Problem",
+            {
+                "operator": type(self.operator).__name__,
+                "images": f"{self.batch} of {sizes(self.image_shape)}",
+                "measurements": f"{self.batch} of {sizes(self.y.shape[1:])}",
+                "observed": f"{100 * observed.mean().item():.3g} %",
+                "noise": self._noise_in_words,
+            },
+            [[(note or f"y {i}", picture) for i, picture in enumerate(shown)]],
+        )
+
+    @property
+    def _noise_in_words(self) -> str:
         values = ", ".join(f"{k}={_short(v)}" for k, v in vars(self.noise).items())
-        noise = f"{type(self.noise).__name__}({values})"
-        return f"Problem({type(self.operator).__name__} {sizes}, {noise})"
+        return f"{type(self.noise).__name__}({values})"
+
+    def pictures(self) -> tuple[Tensor | None, str]:
+        """Make a picture of every measurement, (B, 3 or 1, h, w), and say which.
+
+        Missing pixels are coloured; what is no image (compressed sensing) is shown through the
+        pseudo-inverse, and what has none, not at all.
+        """
+        if self.y.ndim == 4 and self.y.shape[1] in (1, 3):
+            return coloured(self.y, self.operator.observed), ""
+        if not self.linear:
+            return None, "no picture"
+        return self.linear_operator.pinv(self.y), "pseudo-inverse"
 
     @staticmethod
     def simulate(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from genprior.operators.base import Shape, fits, per_row
+from genprior.operators.files.notebook import html_card, sizes
 from genprior.operators.random import Generators, normal
 from genprior.priors.files import check_fit, read_weights, write_weights
 
@@ -78,9 +80,11 @@ class Model(nn.Module, ABC):
         families: Every model class by its name, third parties' included: how a weights file finds
             its class.
         quantisable: Tensors that int8 with one scale for each entry of the first axis serves.
+        card: What its file said of the weights: data, its licence, steps, measured figures.
     """
 
     image_shape: Shape
+    card: Mapping[str, Any] = MappingProxyType({})
     families: ClassVar[dict[str, type[Model]]] = {}
     quantisable: ClassVar[tuple[str, ...]] = ()
     _arguments: dict[str, Any]
@@ -172,6 +176,7 @@ class Model(nn.Module, ABC):
         check_fit(path, tensors, lambda: family.from_config(header["config"]))
         model = family.from_config(header["config"]).to(dtype)
         model.load_state_dict(tensors)
+        model.card = header.get("card") or {}
         return model.eval()
 
 
@@ -180,8 +185,29 @@ class Prior(Model):
 
     def __repr__(self) -> str:
         numbers = sum(t.numel() for t in self.state_dict().values())
-        sizes = " x ".join("any" if n is None else str(n) for n in self.image_shape)
-        return f"{type(self).__name__}({sizes}, {numbers:,} numbers; {capabilities(self)})"
+        images = " x ".join("any" if n is None else str(n) for n in self.image_shape)
+        return f"{type(self).__name__}({images}, {numbers:,} numbers; {capabilities(self)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: four samples where they take seconds, and a table."""
+        numbers = sum(t.numel() for t in self.state_dict().values())
+        height, width = (32 if n is None else n for n in self.image_shape[1:])
+        quick = numbers <= 10_000_000 and height * width <= 64 * 64
+        table = {
+            "images": sizes(self.image_shape),
+            "numbers": f"{numbers:,}",
+            "can do": capabilities(self),
+            "trained on": self.card.get("data", "not recorded"),
+            "licence of the data": self.card.get("licence", "not recorded"),
+        }
+        drawn: Sequence[Tensor] = []
+        if quick or isinstance(self, ExactPrior):
+            size = (height, width) if None in self.image_shape else None
+            with torch.no_grad():
+                generator = torch.Generator().manual_seed(0)
+                drawn = list(self.sample(4, size=size, generator=generator))
+        line = [(f"sample {i + 1}", x) for i, x in enumerate(drawn)]
+        return html_card(type(self).__name__, table, [line])
 
     @abstractmethod
     def sample(

@@ -52,7 +52,7 @@ class Chunk:
             return iter(steps)
         if callable(self.progress):
             return self.progress(steps, label)
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         return iter(tqdm(steps, desc=label, leave=False))
 

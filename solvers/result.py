@@ -12,6 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from genprior.operators.files import write_atomically
+from genprior.operators.files.notebook import html_card, sizes
 from genprior.priors.files import digest_of
 
 _FORMAT = "genprior-result-2"
@@ -62,6 +63,35 @@ class Result:
             f"{int(self.converged.sum())} of {images} converged, {self.forwards:g} forwards and "
             f"{self.vjps:g} VJPs per sample, {self.seconds:.3g} s)"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: mean, spread and samples of at most four images, and a table."""
+        images, samples, *shape = self.samples.shape
+        what = "point estimates" if self.point_estimate else f"{samples} samples"
+        table = {
+            "solver": self.solver or "none is named",
+            "samples": f"{images} x {what} of {sizes(shape)}",
+            "mean": f"from {self.mean.min().item():.3g} to {self.mean.max().item():.3g}",
+            "std": "unknown",
+            "converged": f"{int(self.converged.sum())} of {images}",
+            "evaluations": f"{self.forwards:g} forwards and {self.vjps:g} VJPs per sample",
+            "seconds": f"{self.seconds:.3g}",
+        }
+        top = 0.0
+        if self.std is not None:
+            top = self.std.max().item()
+            table["std"] = f"{self.std.mean().item():.3g} on average, at most {top:.3g}"
+        return html_card("Result", table, [self._pictures(i, top) for i in range(min(images, 4))])
+
+    def _pictures(self, image: int, top: float) -> list[tuple[str, Tensor]]:
+        """Mean, spread (white is `top`) and at most four samples of one image."""
+        if self.point_estimate:
+            return [("estimate", self.mean[image])]
+        line = [("mean", self.mean[image])]
+        if self.std is not None:
+            line.append((f"std, white: {top:.2g}", self.std[image] / (top or 1.0)))
+        shown = enumerate(self.samples[image, :4])
+        return line + [(f"sample {i + 1}", sample) for i, sample in shown]
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, which is replaced whole or not at all."""

@@ -155,7 +155,7 @@ class Progress:
         self._lines = not quiet and not self._bar
 
     def __call__(self, steps: Iterable[T], label: str) -> Iterator[T]:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self._begun += 1
         items = list(steps)

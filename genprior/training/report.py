@@ -53,7 +53,7 @@ class Report:
         self.first = 0
 
     def __enter__(self) -> Report:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self._began = time.perf_counter()
         self._before = self.length.done(self.first, self._earlier)
