@@ -13,7 +13,7 @@ sys.exit(score < 0.95)
 endef
 export COMPLETE
 
-.PHONY: demo test lint wheel bench figures clean
+.PHONY: demo test lint wheel bench figures docs clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -49,6 +49,13 @@ figures: build/installed-dev
 	MNIST="$(MNIST)" CATS="$(CATS)" MODELS="$(MODELS)" FASHION="$(FASHION)" \
 		$(BIN)/python docs/make.py $(if $(FULL),--full)
 
+# The site, build/site/index.html. It is made from a copy, as Sphinx writes beside what it reads.
+docs: build/installed-docs
+	rm -rf build/docs build/site
+	cp -r docs build/docs
+	$(BIN)/python -m sphinx -c docs/site -W --keep-going -n -q build/docs build/site
+	@echo "open build/site/index.html"
+
 # torch and torchvision must come from one index in one command, as the requirements of genprior.
 $(VENV)/dependencies: pyproject.toml
 	python3 -m venv $(VENV)
@@ -60,6 +67,10 @@ $(VENV)/dependencies-dev: $(VENV)/dependencies
 	$(BIN)/pip install -q ".[dev]"
 	touch $@
 
+$(VENV)/dependencies-docs: $(VENV)/dependencies
+	$(BIN)/pip install -q ".[docs]"
+	touch $@
+
 # A plain install, repeated when a source file changes. It leaves the package as it is installed in
 # build/lib, where the type checker reads it.
 build/installed: $(VENV)/dependencies $(SOURCES)
@@ -68,6 +79,9 @@ build/installed: $(VENV)/dependencies $(SOURCES)
 	touch $@
 
 build/installed-dev: $(VENV)/dependencies-dev build/installed
+	touch $@
+
+build/installed-docs: $(VENV)/dependencies-docs build/installed
 	touch $@
 
 clean:

@@ -58,6 +58,13 @@ def figure(name: str, data: str = "", *, table: bool = True) -> Command:
     return Command(f"genprior figure {name} {data}--out OUT", makes)
 
 
+def example(name: str, *, file: str = "", words: str = "") -> Command:
+    """The picture of an example, which its docstring shows."""
+    file = file or f"{name}.png"
+    line = f"python examples/{name}.py {words}--out OUT/{file}"
+    return Command(line, {file: "docs/pictures/examples"})
+
+
 COMMANDS = {
     "truth": Command(
         "python benchmarks/truth.py --peers --only 1a 1b 1c 1d coverage pairs --out OUT",
@@ -95,6 +102,10 @@ COMMANDS = {
         "python examples/own_photo.py --out OUT",
         dict.fromkeys(("own-photo.png", "large-hole.png", "own-photo.csv"), GUIDES),
     ),
+    "diffusion-process": example("diffusion_process"),
+    "gaussian-images": example("gaussian_images", words="cats64-gaussian "),
+    "mixture-em": example("mixture_em"),
+    "texture": example("texture", file="texture.jpg"),
     "sample-cats": sample("cats32-diffusion", 32),
     "sample-large-cats": sample("cats64-diffusion", 32),
     "sample-digits": sample("mnist-diffusion", 36),
@@ -129,7 +140,9 @@ COMMANDS = {
     "flows": Command(
         "python benchmarks/details/flows.py --mnist $MNIST --fashion $FASHION --cats $CATS "
         "--out OUT",
-        dict.fromkeys(("bits.csv", "speed.csv", "map.csv", "posterior.csv"), f"{RESULTS}/flows"),
+        dict.fromkeys(
+            ("bits.csv", "speed.csv", "map.csv", "posterior.csv"), f"{RESULTS}/priors/flows"
+        ),
         long=True,
     ),
     "modes": Command(

@@ -1,10 +1,20 @@
-"""The forward and the reverse process, on a spiral of points and on digits.
+"""The forward and the reverse process, on points and on digits
+=============================================================
+
+The command::
 
     python examples/diffusion_process.py [--out diffusion_process.png]
 
-After Figures 1 and 3 of Sohl-Dickstein et al. 2015, arXiv:1503.03585. The spiral is a mixture of
-many narrow normals, so its denoiser is exact; the digits are those of mnist-diffusion.
+draws a spiral of points and four digits: noise is added to them from left to right, and taken away
+from right to left. After Figures 1 and 3 of Sohl-Dickstein et al. 2015, arXiv:1503.03585. The
+spiral is a mixture of many narrow normals, so its denoiser is exact; the digits are those of
+mnist-diffusion.
+
+.. image:: /pictures/examples/diffusion_process.png
+   :alt: a spiral and digits, noised and denoised
 """
+
+# sphinx_gallery_thumbnail_path = 'pictures/examples/diffusion_process.png'
 
 from __future__ import annotations
 
@@ -82,7 +92,7 @@ def draw_images(axes: list, batches: list[Tensor]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", default="diffusion_process.png")
     options = parser.parse_args()
     figure = Figure(figsize=(2 * len(SHOWN), 8.6), layout="constrained")

@@ -1,11 +1,19 @@
-"""The Gaussian model of images: mean, principal directions, samples.
+"""The Gaussian model of images: mean, principal directions, samples
+==================================================================
+
+Either of the commands::
 
     python examples/gaussian_images.py cats64-gaussian
     python examples/gaussian_images.py PHOTOS --size 64 --rank 200
 
 draws the mean and a pixel's standard deviation, the mean moved by two standard deviations either
 way along each of the eight widest directions, and eight samples.
+
+.. image:: /pictures/examples/gaussian_images.png
+   :alt: mean, directions and samples of the Gaussian of cats
 """
+
+# sphinx_gallery_thumbnail_path = 'pictures/examples/gaussian_images.png'
 
 from __future__ import annotations
 
@@ -56,7 +64,7 @@ def draw(shown: dict[str, Tensor], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", help="a prior's name or weights file, or images to fit")
     parser.add_argument("--size", type=int)
     parser.add_argument("--rank", type=int)

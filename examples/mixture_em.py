@@ -1,11 +1,19 @@
-"""Expectation-maximisation at work: a mixture of normal laws fitted to points in the plane.
+"""Expectation-maximisation at work: normals fitted to points in the plane
+========================================================================
+
+The command::
 
     python examples/mixture_em.py --out mixture_em.png
 
-An image of two pixels is a point. Left: points and the fitted components, at one and two standard
-deviations. Middle: the log-likelihood, which never falls. Right: the second pixel inpainted given
-the first, where the posterior has several modes.
+draws three panels. An image of two pixels is a point. Left: points and the fitted components, at
+one and two standard deviations. Middle: the log-likelihood, which never falls. Right: the second
+pixel inpainted given the first, where the posterior has several modes.
+
+.. image:: /pictures/examples/mixture_em.png
+   :alt: points with ellipses, a rising curve, a histogram with several modes
 """
+
+# sphinx_gallery_thumbnail_path = 'pictures/examples/mixture_em.png'
 
 from __future__ import annotations
 
@@ -41,7 +49,7 @@ def ellipse(mean: Tensor, covariance: Tensor, radius: float) -> Tensor:
 def main() -> None:
     from matplotlib.figure import Figure
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", default="mixture_em.png")
     out = parser.parse_args().out
     generator = torch.Generator().manual_seed(0)

@@ -1,13 +1,21 @@
-"""Own photos: the four tasks with photos-diffusion, and a hole that is too large for it.
+"""Own photos: four tasks, and a hole that is too large
+====================================================
+
+The command::
 
     python examples/own_photo.py --out own-photo
 
 writes own-photo.png (denoise, deblur, superres and inpaint, on photos that ship with scikit-image,
 degraded by simulation), large-hole.png (the same cat with the same hole, filled by
 photos-diffusion, which knows photos but no cats, and by cats64-gaussian, which knows nothing but
-cats) and own-photo.csv with what was measured. `--side 256` draws them larger; time grows with its
-square.
+cats) and own-photo.csv with what was measured. ``--side 256`` draws them larger; time grows with
+its square.
+
+.. image:: /guides/pictures/own-photo.png
+   :alt: four tasks on photos
 """
+
+# sphinx_gallery_thumbnail_path = 'guides/pictures/own-photo.png'
 
 from __future__ import annotations
 

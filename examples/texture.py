@@ -1,13 +1,21 @@
-"""Textures from one image: synthesis larger than the image, and inpainting by kriging.
+"""Textures from one image: synthesis, and inpainting by kriging
+=============================================================
+
+The command::
 
     python examples/texture.py --out texture.png
 
 takes brick, grass and gravel from scikit-image. A row shows the image, spot noise and random
 phase of twice its size (Galerne, Gousseau, Morel 2011), then a hole, its kriging mean and a
-conditional sample (Galerne, Leclaire 2017). A normal law knows a texture's spectrum alone: it
-suits grain such as grass seen from afar, and turns bricks and pebbles, whose phases matter, to
-grain of the same spectrum.
+conditional sample (Galerne, Leclaire 2017). A normal distribution knows a texture's spectrum
+alone: it suits grain such as grass seen from afar, and turns bricks and pebbles, whose phases
+matter, to grain of the same spectrum.
+
+.. image:: /pictures/examples/texture.jpg
+   :alt: three textures, synthesised and inpainted
 """
+
+# sphinx_gallery_thumbnail_path = 'pictures/examples/texture.jpg'
 
 from __future__ import annotations
 
@@ -48,7 +56,7 @@ def inpaint(
 def main() -> None:
     from matplotlib.figure import Figure
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", default="texture.png")
     out = parser.parse_args().out
     titles = ["image", "spot noise", "random phase", "hole", "mean", "sample"]
@@ -74,7 +82,7 @@ def main() -> None:
             axis.imshow(x[0].clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_title(f"{title}, {x.shape[-2]}x{x.shape[-1]}", fontsize=8)
             axis.set_axis_off()
-    figure.savefig(out, dpi=150)
+    figure.savefig(out, dpi=120)
     print(f"wrote {out}")
 
 

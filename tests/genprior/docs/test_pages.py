@@ -22,7 +22,7 @@ from genprior.priors import Diffusion, Model
 from genprior.restoration import settings
 from genprior.solvers import base, choice
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 WITH_CODE = ["docs/guides/write-your-own.md", "docs/guides/write-a-guidance.md", "README.md"]
 
 
@@ -195,16 +195,22 @@ def test_shipped_figures_mutated(tmp_path):
     assert render(page, page.read_text()) != page.read_text()
 
 
-def test_every_picture_has_its_command():
-    """Would catch a picture that no command makes again, or a command for a picture not shown."""
-    shown = set()
+def pictures_shown():
+    """Pictures that pages show, and those that the docstrings of the examples do."""
     for page in PAGES:
         for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
-            shown.add((page.parent / link).resolve().relative_to(ROOT))
+            yield (page.parent / link).resolve().relative_to(ROOT)
+    for script in (ROOT / "examples").glob("*.py"):
+        for link in re.findall(r"^\.\. image:: /(\S+)", script.read_text(), flags=re.M):
+            yield Path("docs", link)
+
+
+def test_every_picture_has_its_command():
+    """Would catch a picture that no command makes again, or a command for a picture not shown."""
     made = {
         place(file, target).relative_to(ROOT)
         for command in COMMANDS.values()
         for file, target in command.makes.items()
     }
-    assert shown == {path for path in made if path.suffix == ".png"}
+    assert {*pictures_shown()} == {path for path in made if path.suffix != ".csv"}
     assert all((ROOT / path).is_file() for path in made)
