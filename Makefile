@@ -20,7 +20,7 @@ demo: build/installed
 
 # One thread for each of the two workers: more only get in each other's way.
 test: build/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 --dist worksteal --durations=15
 
 lint: build/installed-dev
 	$(BIN)/ruff check .
