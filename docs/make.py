@@ -58,6 +58,12 @@ def figure(name: str, data: str = "", *, table: bool = True) -> Command:
     return Command(f"genprior figure {name} {data}--out OUT", makes)
 
 
+def trained(name: str) -> Command:
+    """A figure that trains GANs of digits, minutes of a core, and the CSV of its numbers."""
+    makes = dict.fromkeys((f"{name}.png", f"{name}.csv"), f"{GAN}/training")
+    return Command(f"genprior figure {name} --data $MNIST --out OUT", makes)
+
+
 def example(name: str, *, file: str = "", words: str = "") -> Command:
     """The picture of an example, which its docstring shows."""
     file = file or f"{name}.png"
@@ -150,6 +156,7 @@ COMMANDS = {
         {"modes.png": GAN, "modes.csv": f"{GAN}/numbers"},
         long=True,
     ),
+    **{name: trained(name) for name in ("epochs", "budget", "stacked", "styles")},
     "clipping": figure("clipping"),
     "critics": figure("critics"),
     "shares": figure("shares", "--data $MNIST "),
