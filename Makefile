@@ -4,16 +4,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find genprior operators priors solvers pretrained -type f -not -path '*/__pycache__/*')
 SHELL := /bin/bash
 
-# How much of the public interface has its types written down, as a user's type checker sees it.
-define COMPLETE
-import json, sys
-score = json.load(sys.stdin)["typeCompleteness"]["completenessScore"]
-print(f"type completeness {score:.1%}")
-sys.exit(score < 0.95)
-endef
-export COMPLETE
-
-.PHONY: demo test lint wheel bench figures docs clean
+.PHONY: demo test lint wheel bench figures docs notebooks clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -55,6 +46,10 @@ docs: build/installed-docs
 	cp -r docs build/docs
 	$(BIN)/python -m sphinx -c docs/site -W --keep-going -n -q build/docs build/site
 	@echo "open build/site/index.html"
+
+# The tutorials as notebooks, run from top to bottom on two cores: a quarter of an hour at most.
+notebooks: build/installed-docs
+	$(BIN)/python docs/site/notebooks.py --run
 
 # torch and torchvision must come from one index in one command, as the requirements of genprior.
 $(VENV)/dependencies: pyproject.toml

@@ -71,6 +71,12 @@ def example(name: str, *, file: str = "", words: str = "") -> Command:
     return Command(line, {file: "docs/pictures/examples"})
 
 
+def tutorial(name: str, *files: str) -> Command:
+    """The pictures of a tutorial, which its own Python draws."""
+    line = f"python docs/site/notebooks.py --page {name} --out OUT"
+    return Command(line, dict.fromkeys(files, "docs/tutorials/pictures"))
+
+
 COMMANDS = {
     "truth": Command(
         "python benchmarks/truth.py --peers --only 1a 1b 1c 1d coverage pairs --out OUT",
@@ -108,6 +114,11 @@ COMMANDS = {
         "python examples/own_photo.py --out OUT",
         dict.fromkeys(("own-photo.png", "large-hole.png", "own-photo.csv"), GUIDES),
     ),
+    "first-restoration": tutorial("first-restoration", "restored.png"),
+    "choose": tutorial("choose-a-prior-and-solver", "families.png"),
+    "train": tutorial("train-on-your-images", "samples.png", "bricks.png"),
+    "trust": tutorial("trust-the-spread", "trust.png"),
+    "latent": tutorial("solve-in-latent-space", "latent.png"),
     "diffusion-process": example("diffusion_process"),
     "gaussian-images": example("gaussian_images", words="cats64-gaussian "),
     "mixture-em": example("mixture_em"),
