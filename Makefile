@@ -4,6 +4,15 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find genprior operators priors solvers pretrained -type f -not -path '*/__pycache__/*')
 SHELL := /bin/bash
 
+# How much of the public interface has its types written down, as a user's type checker sees it.
+define COMPLETE
+import json, sys
+score = json.load(sys.stdin)["typeCompleteness"]["completenessScore"]
+print(f"type completeness {score:.1%}")
+sys.exit(score < 0.95)
+endef
+export COMPLETE
+
 .PHONY: demo test lint wheel bench figures docs notebooks clean
 
 demo: build/installed
