@@ -66,9 +66,9 @@ class MMPS(GuidedSolver):
     mean is then off by about a tenth of a posterior standard deviation.
 
     Attributes:
-        iterations: Most vector-Jacobian products for each step. Five are few for a smooth prior and
-            little noise (.005 of [0, 1]): the mean is then off by up to a fifth of a posterior
-            standard deviation, which no residual shows; 20 mend it.
+        iterations: Most vector-Jacobian products for each step. Five are few for a smooth prior
+            and little noise (.005 of [0, 1]): the mean is then off by up to a fifth of a
+            posterior standard deviation, which no residual shows; 20 mend it.
         tolerance: Relative residual at which the system counts as solved.
         steer: How many times the correction is exaggerated high up; 1 is MMPS.
         approach: Share of the steps that lie above 6 s, for `steer` above 1.
