@@ -10,18 +10,19 @@ from torch import Tensor
 
 from genprior.operators.random import systematic
 from genprior.priors.samplers.steps import renewal, renewed
-from genprior.solvers.base import numbered
 from genprior.solvers.chunks import Solution
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.diffusion.daps import conditional_draw
+from genprior.solvers.latent.diagnostics import (
+    FAMILIES,
+    effective_size,
+    family_shares,
+    remark_on_families,
+)
 from genprior.solvers.walk.solver import DiffusionSolver
 from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import finite_rows, per_level, surely_finite
 from genprior.solvers.walk.twist import Twist, exact_twist, observed_entries, scalar_twist
-
-FAMILIES = 2.0
-"""The fewest first particles, in effect, that the last may descend from. With fewer the mean was
-off by .5 to 1 posterior standard deviations in most systems, with more by .25 at most."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,16 @@ class SMC(DiffusionSolver):
         )
 
     def _remark(self, found: Solution) -> str:
-        families = found.trace["families"][0]
-        images = (families < FAMILIES).nonzero().flatten().tolist()
-        if not images:
-            return ""
-        return (
-            f"all samples of {len(images)} of {len(families)} images come from "
-            f"{', '.join(f'{float(families[i]):.2g}' for i in images[:8])} of the particles that "
-            f"began, in effect: number {numbered(images)}. Their mean can be far off; take more "
-            "particles, or MMPS"
-        )
+        said = remark_on_families(found.trace["families"][0])
+        return f"{said}, or MMPS" if said else ""
 
     def descend(self, walk: Walk) -> Tensor:
         few = len(observed_entries(walk)) <= self.exact_entries
         x = self.start(walk)
         twist = self._twist(walk, x, walk.sigmas[0], few)
         log_weights = twist.log_density
-        family = torch.arange(len(x), device=x.device)
+        family = torch.arange(len(x) // len(walk.generators), device=x.device)
+        family = family.repeat(len(walk.generators))
         shares = per_level(x, *renewal(walk.sigmas[:-1], walk.sigmas[1:]))
         for lower, (k, s) in zip(walk.sigmas[1:], shares, strict=True):
             index, log_weights = self._resample(walk, log_weights)
@@ -107,8 +101,8 @@ class SMC(DiffusionSolver):
             log_weights = log_weights + ratio + twist.log_density - before
         walk.record(twist.guided)
         weights = _weights(walk, log_weights)
-        walk.effective.append(_effective(weights))
-        walk.families = _effective(_shares(weights, family))
+        walk.effective.append(effective_size(weights))
+        walk.families = effective_size(family_shares(weights, family.view_as(weights)))
         chosen = _choose(walk, log_weights, walk.samples)
         return self._last_draw(walk, twist.x0, chosen)
 
@@ -125,7 +119,7 @@ class SMC(DiffusionSolver):
         """Draw particles anew in images whose effective size is below half; None: in no image."""
         weights = _weights(walk, log_weights)
         count = weights.shape[1]
-        walk.effective.append(_effective(weights))
+        walk.effective.append(effective_size(weights))
         halved = walk.effective[-1] < count / 2
         drawn = _choose(walk, log_weights, count)
         if not bool(halved.any()):
@@ -148,17 +142,6 @@ def _weights(walk: Walk, log_weights: Tensor) -> Tensor:
     grouped = log_weights.reshape(len(walk.generators), -1)
     lost = (grouped == -torch.inf).all(1, keepdim=True)
     return torch.softmax(torch.where(lost, 0.0, grouped), 1)
-
-
-def _effective(weights: Tensor) -> Tensor:
-    """Return 1 / sum w^2 of each system, (B,)."""
-    return 1 / weights.square().sum(1)
-
-
-def _shares(weights: Tensor, family: Tensor) -> Tensor:
-    """Sum the weights (B, P) of particles that descend from the same first one, (B, P)."""
-    total = torch.zeros_like(weights).flatten()
-    return total.index_add(0, family, weights.flatten()).view_as(weights)
 
 
 def _choose(walk: Walk, log_weights: Tensor, count: int) -> Tensor:

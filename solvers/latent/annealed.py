@@ -13,6 +13,12 @@ from genprior.operators.random import normal, spawn, systematic
 from genprior.priors.base import LatentPrior, Prior
 from genprior.solvers.base import Counted, Solver
 from genprior.solvers.chunks import WORST, Chunk, Solution
+from genprior.solvers.latent.diagnostics import (
+    FAMILIES,
+    effective_size,
+    family_shares,
+    remark_on_families,
+)
 from genprior.solvers.latent.hmc import Point, StepSize, hmc_step
 from genprior.solvers.latent.latent_posterior import LatentPosterior, latent_posterior
 
@@ -39,8 +45,10 @@ class AnnealedImportance(Solver):
 
     The trace has, at its end, `log_evidence` (log p(y) in nats, where the noise's law is known in
     closed form), its standard error, and `ess`, the effective size of the particles from which
-    the samples are drawn: more samples than that repeat each other. `converged` is False where
-    beta did not reach 1 in `steps`, or a sample's residual is far above the noise.
+    the samples are drawn: more samples than that repeat each other. It has also `families`, the
+    effective number of first particles that they descend from: the shares of modes are as sure as
+    so many draws would make them. `converged` is False where beta did not reach 1 in `steps`, a
+    sample's residual is far above the noise, or there are fewer than two families.
 
     Attributes:
         particles: For each image, or as many as samples where those are more.
@@ -99,11 +107,15 @@ class AnnealedImportance(Solver):
         )
         return self._finish(chunk, prior, found, posterior.log_constant)
 
+    def _remark(self, found: Solution) -> str:
+        return remark_on_families(found.trace["families"][0])
+
     def _finish(
         self, chunk: Chunk, prior: Counted, system: _Images, constant: Tensor | None
     ) -> Solution:
         count = system.log_w.shape[1]
         weights = system.log_w.softmax(1)
+        families = effective_size(family_shares(weights, system.family))
         chosen = systematic(weights, chunk.samples, chunk.image_generators)
         # Samples that follow each other shall not come from neighbours in the list of particles.
         order = torch.randperm(chunk.samples, generator=torch.Generator().manual_seed(0))
@@ -116,7 +128,8 @@ class AnnealedImportance(Solver):
         trace = {
             "residual": residual.view(shape).mean(1)[None],
             WORST: residual.view(shape).amax(1)[None],
-            "ess": 1 / weights.square().sum(1)[None],
+            "ess": effective_size(weights)[None],
+            "families": families[None],
             "temperatures": system.taken[None],
         }
         if constant is not None:
@@ -124,7 +137,9 @@ class AnnealedImportance(Solver):
             trace["log_evidence_std"] = system.variance.sqrt()[None]
         return Solution(
             samples=found.sample_image(z, chunk.generators).unflatten(0, shape),
-            converged=(system.beta == 1) & found.explains(residual).view(shape).all(1),
+            converged=(system.beta == 1)
+            & found.explains(residual).view(shape).all(1)
+            & (families >= FAMILIES),
             latents=z.unflatten(0, shape),
             trace=trace,
         )
@@ -139,6 +154,7 @@ class _Images:
         z: Particles, (b, P, d).
         loss, slope: -log p(y | z), (b, P), and its gradient, (b, P, d).
         log_w: Log weights, (b, P).
+        family: Which first particle each descends from, int64 (b, P).
         beta, log_evidence, variance, taken: The temperature, the estimate of log p(y) and its
             variance so far, and temperatures taken, (b,).
     """
@@ -148,6 +164,7 @@ class _Images:
     loss: Tensor
     slope: Tensor
     log_w: Tensor
+    family: Tensor
     beta: Tensor
     log_evidence: Tensor
     variance: Tensor
@@ -176,7 +193,8 @@ class _System:
         loss, slope = self._look(z)
         index, zero = torch.arange(images, device=y.device), y.new_zeros(images)
         numbers = (zero.clone() for _ in range(4))
-        self.images = _Images(index, z, loss, slope, torch.zeros_like(loss), *numbers)
+        family = torch.arange(z.shape[1], device=y.device).expand(images, -1)
+        self.images = _Images(index, z, loss, slope, torch.zeros_like(loss), family, *numbers)
         limit = PATH / solver.leapfrog
         self.step_size = StepSize(zero + 0.5 * limit, ACCEPTANCE, limit=limit)
 
@@ -245,6 +263,7 @@ class _System:
         index = torch.where(poor, drawn, torch.arange(count, device=drawn.device))
         each = torch.arange(len(index), device=index.device)[:, None]
         at.z, at.loss, at.slope = at.z[each, index], at.loss[each, index], at.slope[each, index]
+        at.family = at.family.gather(1, index)
         at.log_w = torch.where(poor, 0.0, at.log_w)
 
     def _move(self) -> None:

@@ -1,9 +1,11 @@
-"""Have Markov chains converged? Split R-hat and effective sample size."""
+"""Can draws be trusted? R-hat and effective size of chains, weights and families of particles."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from genprior.solvers.base import numbered
 
 
 def split_r_hat(draws: Tensor) -> Tensor:
@@ -55,3 +57,37 @@ def _halves(draws: Tensor) -> Tensor:
         raise ValueError(f"chains of {draws.shape[-2]} draws are too short to judge: take 4")
     draws = draws.to(torch.promote_types(draws.dtype, torch.float32))
     return torch.cat([draws[..., :half, :], draws[..., -half:, :]], dim=-3)
+
+
+FAMILIES = 2.0
+"""The fewest first particles, in effect, that the last may descend from. With fewer all are in one
+mode; the mean of `SMC` was off by .5 to 1 posterior standard deviations in most systems, with more
+by .25 at most."""
+
+
+def effective_size(weights: Tensor) -> Tensor:
+    """Return 1 / sum w^2 of each system's weights (B, P), (B,)."""
+    return 1 / weights.square().sum(1)
+
+
+def family_shares(weights: Tensor, family: Tensor) -> Tensor:
+    """Sum the weights (B, P) of particles that descend from the same first one, (B, P).
+
+    Args:
+        weights: Each row's sum 1.
+        family: The place of each one's first particle in its row, int64 (B, P).
+    """
+    return torch.zeros_like(weights).scatter_add(1, family, weights)
+
+
+def remark_on_families(families: Tensor) -> str:
+    """Say of which images (B,) too few first particles are left; "" for none."""
+    images = (families < FAMILIES).nonzero().flatten().tolist()
+    if not images:
+        return ""
+    left = ", ".join(f"{float(families[i]):.2g}" for i in images[:8])
+    return (
+        f"all samples of {len(images)} of {len(families)} images come from {left} of the "
+        f"particles that began, in effect: number {numbered(images)}. Their mean can be far off, "
+        "and modes be lost; take more particles"
+    )

@@ -17,8 +17,8 @@ def annealed(solver, *, matrix, y, sigma, generator, samples):
         generator: The image's.
         samples: Drawn at the end.
     Returns:
-        The samples' latents (S, d), and log p(y), its variance, the effective size and the number
-        of temperatures.
+        The samples' latents (S, d), and log p(y), its variance, the effective sizes of particles
+        and of their families, and the number of temperatures.
     """
     count = max(solver.particles, samples)
     own = spawn([generator], 1, per=count)
@@ -31,6 +31,7 @@ def annealed(solver, *, matrix, y, sigma, generator, samples):
 
     z = normal((count, matrix.shape[1]), own, dtype=y.dtype, device="cpu")
     w = torch.full((count,), 1 / count, dtype=y.dtype)
+    family = list(range(count))
     beta, log_evidence, variance, taken = 0.0, 0.0, 0.0, 0
     step = DualAveraging(0.5 * 2.5 / solver.leapfrog, target=0.8, most=2.5 / solver.leapfrog)
     while beta < 1:
@@ -54,7 +55,8 @@ def annealed(solver, *, matrix, y, sigma, generator, samples):
         w, taken = w * v / mean, taken + 1
         places = (torch.arange(count) + number()) / count
         if 1 / float((w**2).sum()) < count / 2:
-            z = z[torch.searchsorted(w.cumsum(0), places)]
+            drawn = torch.searchsorted(w.cumsum(0), places)
+            z, family = z[drawn], [family[i] for i in drawn.tolist()]
             w = torch.full_like(w, 1 / count)
         for _ in range(solver.moves):
             middle = w @ z
@@ -64,10 +66,14 @@ def annealed(solver, *, matrix, y, sigma, generator, samples):
                 beta * matrix.T @ y / sigma**2, spread, step.size, solver.leapfrog, own,
             )  # fmt: skip
             step.update(rate)
+    of_family = [
+        sum(float(p) for p, f in zip(w, family, strict=True) if f == g) for g in set(family)
+    ]
     places = (torch.arange(samples) + number()) / samples
     chosen = torch.searchsorted(w.cumsum(0), places)
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
-    return z[chosen[order]], log_evidence, variance, 1 / float((w**2).sum()), taken
+    sizes = 1 / float((w**2).sum()), 1 / sum(share**2 for share in of_family)
+    return z[chosen[order]], log_evidence, variance, sizes, taken
 
 
 def hamiltonian(z, precision, linear, spread, size, leapfrog, generators):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tools import as_gaussian, linear_vae, seeded
+from tools import as_gaussian, identical, linear_vae, seeded
 from written_out.annealed import annealed
 
 from genprior.operators import GaussianNoise, Identity, Inpainting, Matrix, Problem
@@ -74,7 +74,7 @@ def test_walk_is_that_written_out(particles):
     spawn(images, 2, per=20)  # one for each sample, which a decoder without noise leaves unused
     for i in range(2):
         y = problem.y[i].flatten()[operator.mask.flatten()] - seen @ decoded[0]
-        z, evidence, variance, ess, taken = annealed(
+        z, evidence, variance, (ess, families), taken = annealed(
             solver,
             matrix=seen @ (decoded[1:] - decoded[0]).T,
             y=y,
@@ -92,6 +92,8 @@ def test_walk_is_that_written_out(particles):
             float(found.trace["log_evidence_std"][0, i]), rel=1e-4
         )
         assert ess == pytest.approx(float(found.trace["ess"][0, i]), rel=1e-4)
+        assert families == pytest.approx(float(found.trace["families"][0, i]), rel=1e-4)
+        assert families < 0.6 * ess
         torch.testing.assert_close(z, found.latents[i].flatten(1), atol=1e-4, rtol=0)
 
 
@@ -156,6 +158,22 @@ class Mixed(LatentPrior):
     def decode(self, z):
         first, second = (c.decode(z[:, 1:].view(-1, *c.latent_shape)) for c in self.components)
         return torch.where((z[:, 0] < self.threshold)[:, None, None, None], first, second)
+
+
+def test_lost_modes_are_said():
+    """Catches particles that all descend from one, so all on one side, and call themselves
+    converged."""
+    prior, count = TwoSided(), 40
+    y = torch.full((count, 1, 1, 1), 1.2, dtype=torch.float64)
+    problem = Problem(y, Identity((1, 1, 1)), GaussianNoise(0.001))
+    with pytest.warns(RuntimeWarning, match="modes be lost; take more particles"):
+        few = AnnealedImportance(particles=8)(problem, prior, num_samples=8, generator=seeded())
+    families = few.trace["families"][0]
+    assert identical(few.converged, families >= 2)
+    assert 5 < int(few.converged.sum()) < 35
+    share = (few.latents > 0).double().flatten(1).mean(1)
+    assert ((share == 0) | (share == 1))[families < 1.01].all()
+    assert AnnealedImportance()(problem, prior, generator=seeded()).converged.all()
 
 
 def test_evidence_of_a_mixture():

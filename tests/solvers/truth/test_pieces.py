@@ -24,6 +24,7 @@ from genprior.priors import Gaussian, GaussianMixture
 from genprior.solvers import Counted
 from genprior.solvers.diffusion import smc
 from genprior.solvers.fit import largest_misfit, misfit
+from genprior.solvers.latent.diagnostics import effective_size
 from genprior.solvers.testing import noise_replaced
 from genprior.solvers.walk.gauss_newton import randomised_draw
 from genprior.solvers.walk.krylov import krylov_solve
@@ -307,7 +308,7 @@ def test_particles_without_weight(monkeypatch):
     weights = smc._weights(walk, logs)
     torch.testing.assert_close(weights[0], torch.full((4,), 0.25))
     torch.testing.assert_close(weights[1], torch.tensor([0.25, 0.5, 0.0, 0.25]))
-    torch.testing.assert_close(smc._effective(weights), torch.tensor([4.0, 1 / 0.375]))
+    torch.testing.assert_close(effective_size(weights), torch.tensor([4.0, 1 / 0.375]))
     short = torch.tensor([[0.5, 0.499], [0.0, 0.999]])
     monkeypatch.setattr(smc, "_weights", lambda walk, logs: short)
     monkeypatch.setattr(random, "uniform", lambda *args, **keywords: torch.full((2, 1), 0.9999))
