@@ -179,6 +179,10 @@ def posterior(given: argparse.Namespace) -> Rows:
             "coverage of 90 %": f"{100 * float(inside.mean()):.1f}",
             "least ESS": f"{trace['ess'][-1].min():.1f}",
             "median ESS": f"{trace['ess'][-1].median():.1f}",
+            "least families": f"{trace['families'][-1].min():.1f}" if "families" in trace else "",
+            "median families": f"{trace['families'][-1].median():.1f}"
+            if "families" in trace
+            else "",
             "largest R-hat": f"{trace['r_hat'][-1].max():.2f}" if "r_hat" in trace else "",
             "median R-hat": f"{trace['r_hat'][-1].median():.2f}" if "r_hat" in trace else "",
             "log evidence": f"{trace['log_evidence'][-1].mean():.1f}"
