@@ -13,7 +13,7 @@ sys.exit(score < 0.95)
 endef
 export COMPLETE
 
-.PHONY: demo test lint wheel bench figures docs notebooks clean
+.PHONY: demo test test-app lint wheel bench figures docs notebooks clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -21,6 +21,10 @@ demo: build/installed
 # One thread for each of the two workers: more only get in each other's way.
 test: build/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n 2 --dist worksteal --durations=15
+
+# The page in a browser: needs Debian's chromium.
+test-app: build/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/genprior/restoration/test_app_in_chromium.py -m browser
 
 lint: build/installed-dev
 	$(BIN)/ruff check .

@@ -52,16 +52,19 @@ class Line:
 
     Args:
         most: Jobs at work or waiting.
+    Attributes:
+        closed: No job is done any more.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="restoration")
         self._jobs: list[Job] = []
+        self.closed = False
 
     def join(self, work: Callable[[Job[T]], T]) -> Job[T] | None:
         """Let a job wait for its turn; None where too many wait already."""
-        if len(self._unfinished()) >= self._most:
+        if self.closed or len(self._unfinished()) >= self._most:
             return None
         job: Job[T] = Job()
         job.future = self._worker.submit(work, job)
@@ -74,7 +77,8 @@ class Line:
         return jobs.index(job) if job in jobs else 0
 
     def close(self) -> None:
-        """Stop every job."""
+        """Stop every job; none may join any more."""
+        self.closed = True
         for job in self._unfinished():
             job.stop()
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -10,7 +10,6 @@ import socket
 import traceback
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -48,6 +47,7 @@ REFUSALS = (ValueError, TypeError, OSError, MemoryError, ArithmeticError)
 EVERY = 0.25
 """Seconds between two looks at a job that takes long."""
 
+ENDED = "the server was ended"
 FAULT = "this is a fault of genprior: its terminal says more"
 
 
@@ -83,13 +83,7 @@ class Page:
 
     def app(self, host: str) -> Starlette:
         """Make the application that is served at a host."""
-
-        @asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            yield
-            self.line.close()
-
-        app = Starlette(
+        return Starlette(
             routes=[
                 Route("/", partial(self.file, "index.html")),
                 *(Route(f"/{name}", partial(self.file, name)) for name in FILES),
@@ -99,10 +93,7 @@ class Page:
             ],
             middleware=[Middleware(Guard, host=host)],
             exception_handlers={HTTPException: _refused, Exception: _failed},
-            lifespan=lifespan,
         )
-        app.state.page = self
-        return app
 
     async def file(self, name: str, _: Request) -> Response:
         return Response(self.files[name], media_type=FILES[name])
@@ -163,13 +154,16 @@ class Following(StreamingResponse):
     async def _lines(self) -> AsyncIterator[str]:
         future, wait = self._job.future, EVERY / 16
         while not future.done():
+            if self._line.closed:
+                yield _line({"error": ENDED})
+                return
             yield _line(self._now())
             await asyncio.sleep(wait)
             wait = min(2 * wait, EVERY)
         try:
             answer = future.result()
         except (Stopped, CancelledError):
-            yield _line({"error": "stopped"})
+            yield _line({"error": ENDED})
         except REFUSALS as error:
             yield _line({"error": _said(error)})
         except Exception:
@@ -223,6 +217,18 @@ async def _failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": FAULT}, status_code=500)
 
 
+class Server(uvicorn.Server):
+    """Serves a page; as it ends, it ends the work first, so that nobody waits for the other."""
+
+    def __init__(self, config: uvicorn.Config, page: Page) -> None:
+        super().__init__(config)
+        self.page = page
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.page.line.close()
+        await super().shutdown(sockets)
+
+
 def serve(listener: socket.socket, machine: Solving, limits: Limits) -> None:
     """Serve the page at an open socket until the process is told to stop.
 
@@ -234,18 +240,19 @@ def serve(listener: socket.socket, machine: Solving, limits: Limits) -> None:
     server(listener, machine, limits).run(sockets=[listener])
 
 
-def server(listener: socket.socket, machine: Solving, limits: Limits) -> uvicorn.Server:
+def server(listener: socket.socket, machine: Solving, limits: Limits) -> Server:
     """Make the server, and say where it is found."""
     host, port = listener.getsockname()[:2]
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     where = f"[{host}]" if ":" in host else host
     print(f"genprior app: http://{where}:{port} (Ctrl-C ends it)", flush=True)
+    page = Page(machine, limits)
     config = uvicorn.Config(
-        Page(machine, limits).app(host),
+        page.app(host),
         log_level="error",
         access_log=False,
         limit_concurrency=4 * limits.jobs + 64,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=2,
         server_header=False,
     )
-    return uvicorn.Server(config)
+    return Server(config, page)

@@ -52,6 +52,7 @@ async function begin() {
 async function open(file) {
   fail(null);
   try {
+    await begun;
     if (file.size > settings.file) {
       throw new Error(`the photo has more than ${settings.file / 1e6} MB`);
     }
@@ -245,4 +246,5 @@ $("cancel").addEventListener("click", () => work?.abort());
 $("undo").addEventListener("click", () => painting.undo());
 $("clear").addEventListener("click", () => painting.clear());
 $("brush").addEventListener("input", () => painting.showRing());
-begin().catch(fail);
+const begun = begin();
+begun.catch(fail);

@@ -84,13 +84,13 @@ def page(photo_place, tmp_path_factory, monkeypatch, capsys):
     listener = socket.create_server(("127.0.0.1", 0))
     limits = server.Limits(file=200_000, pixels=100_000, jobs=24)
     serving = server.server(listener, Solving(prior=EXACT, device="cpu"), limits)
-    serving.config.app.state.page.offered.append(ANY)
+    serving.page.offered.append(ANY)
     thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]})
     thread.start()
     while not serving.started:
         time.sleep(0.01)
     client = Client(listener.getsockname())
-    client.line = serving.config.app.state.page.line
+    client.line = serving.page.line
     yield client
     assert client.ask("GET", "/")[0] == 200, "the server is alive"
     serving.should_exit = True
