@@ -13,7 +13,7 @@ sys.exit(score < 0.95)
 endef
 export COMPLETE
 
-.PHONY: demo test test-app lint wheel bench figures docs notebooks clean
+.PHONY: demo test test-app cluster lint wheel bench figures docs notebooks clean
 
 demo: build/installed
 	$(BIN)/genprior demo --out demo --force
@@ -32,6 +32,10 @@ lint: build/installed-dev
 	$(BIN)/pyright
 	mkdir -p build/types && cd build/types && PATH="$(abspath $(BIN)):$$PATH" \
 		pyright --verifytypes genprior --ignoreexternal --outputjson | python -c "$$COMPLETE"
+
+# Folders restored by several processes, and by a Ray cluster of this machine, with kills: minutes.
+cluster: build/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m cluster -s
 
 # What a user gets: the wheel and its dependencies alone, run where no checkout is at hand.
 wheel: build/installed-dev

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after `genprior`; those of the process if None.
     Returns:
-        The exit status: 0, 2 for a wrong input (one line on stderr says which), 130 when
-        interrupted.
+        The exit status: 0, 1 where photos of a folder failed, 2 for a wrong input (one line on
+        stderr says which), 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
@@ -146,10 +146,10 @@ def _run(words: list[str]) -> int:
         values = parser.instantiate(parsed).as_dict()
         for key, kind in groups.items():
             values[key] = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
-        function(**values)
+        done = function(**values)
     except USER_ERRORS as error:
         raise ValueError(naming(_one_line(error), named)) from error
-    return 0
+    return done if isinstance(done, int) else 0
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

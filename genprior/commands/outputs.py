@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import os
 import shlex
@@ -44,14 +43,7 @@ def refuse_unwritable(folder: Path) -> None:
         raise PermissionError(f"--out {folder}: {there} cannot be written to")
 
 
-def sha256(path: str | None) -> str | None:
-    """Hash a file; None where there is none, as for masks that are drawn."""
-    if path is None or not Path(path).is_file():
-        return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def command_line(command: Callable[..., None], options: dict[str, Any], *groups: Any) -> str:
+def command_line(command: Callable[..., object], options: dict[str, Any], *groups: Any) -> str:
     """Write the line that repeats a run: what differs from the defaults.
 
     Args:

@@ -76,7 +76,7 @@ def _single(name: str, path: Path) -> File:
     return File(name, read, refused)
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     path = Path(name)  # ._NAME beside NAME is what macOS keeps of it, no image
     return path.suffix.lower() in _IMAGES and not path.name.startswith("._")
 
@@ -87,11 +87,11 @@ def _within(folder: Path, split: str) -> Path:
     archives = [
         f for f in content if f.name.lower().endswith(_ARCHIVES) and "label" not in f.name.lower()
     ]
-    if any(_is_image(f.name) for f in content) or (folder / split).is_dir():
+    if any(is_image(f.name) for f in content) or (folder / split).is_dir():
         if archives:
             listed = ", ".join(f.name for f in archives[:5])
             warnings.warn(f"{folder}: not read beside the images: {listed}", stacklevel=4)
-        return folder if any(_is_image(f.name) for f in content) else folder / split
+        return folder if any(is_image(f.name) for f in content) else folder / split
     marks = (split, "t10k", "t9800") if split == "test" else (split,)
     chosen = [f for f in archives if any(mark in f.name.lower() for mark in marks)]
     if not chosen and len(archives) == 1:
@@ -104,7 +104,7 @@ def _within(folder: Path, split: str) -> Path:
     return chosen[0] if chosen else folder
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Find the files in a folder and below, through links, each folder once."""
 
     def refuse(error: OSError) -> None:
@@ -118,7 +118,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _from_folder(folder: Path) -> list[File]:
-    paths = sorted(f for f in _walk(folder) if _is_image(f.name))
+    paths = sorted(f for f in walk(folder) if is_image(f.name))
     if not paths:
         raise ValueError(
             f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}), no tar, array or idx file"
@@ -146,7 +146,7 @@ def _from_tar(path: Path) -> list[File]:
     by_name = {os.path.normpath(m.name): m for m in members}
     files = []
     for m in sorted(
-        (m for m in members if _is_image(m.name) and not m.isdir()), key=attrgetter("name")
+        (m for m in members if is_image(m.name) and not m.isdir()), key=attrgetter("name")
     ):
         file = _single(m.name, Path(f"{path}:{m.name}"))
         target = m

@@ -70,12 +70,22 @@ def kept_for_gradient(prior: Prior, side: int = 64) -> float:
     return sum(kept.values()) / math.prod(size)
 
 
+_most: int | None = None
+
+
+def keep_within(most: int | None) -> None:
+    """Count at most so many bytes as free from now on in this process, as others work beside."""
+    global _most
+    _most = most
+
+
 def available(device: torch.device) -> int | None:
     """Return the bytes that are free on a device; None where nobody knows."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    found = [n for n in (_free_of_machine(), _free_of_group()) if n is not None]
-    return min(found, default=None)
+        found = [torch.cuda.mem_get_info(device)[0], _most]
+    else:
+        found = [_free_of_machine(), _free_of_group(), _most]
+    return min((n for n in found if n is not None), default=None)
 
 
 def _free_of_machine() -> int | None:

@@ -46,8 +46,7 @@ def sole_use(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         _release(folder_file)
         raise BlockingIOError(
-            f"{folder} is in use by another training run: wait until it ends, or name another "
-            "folder"
+            f"{folder} is in use by another run: wait until it ends, or name another folder"
         ) from error
     except OSError as error:  # some network file systems
         warnings.warn(

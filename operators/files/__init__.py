@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tempfile
@@ -59,6 +60,13 @@ def read_bytes(path: str | Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def sha256(path: str | None) -> str | None:
+    """Hash a file; None where there is none, as for masks that are drawn."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def extra(what: str, library: str) -> Any:

@@ -49,6 +49,7 @@ LEGAL = {
     "data_mean": {"0"},
     "out of sample": set(),
     "out of evaluate": PATHS,
+    "workers of restore": set(),  # one photo
     "data": {"folder"},
 }
 
@@ -248,7 +249,8 @@ def test_sweep(place, capsys):
         short += fault(["--import", value, "priors"], "--import", place, capsys)
         for name in ("restore", "sample", "figure"):
             words = [name, value, *SHORT[name][1:], *(DENOISE if name == "restore" else ())]
-            short += fault(words, value, place, capsys)
+            if (name, value) != ("restore", "folder"):  # a folder of photos is restored
+                short += fault(words, value, place, capsys)
     short += fault(["--import"], "--import", place, capsys)
     assert tried > 3000
     assert not short, f"{len(short)} of {tried} fall short:\n" + "\n".join(short)

@@ -183,7 +183,7 @@ def test_two_runs_in_one_folder(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", other], **pipes) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match=r"in use by another training run.*folder"):
+        with pytest.raises(BlockingIOError, match=r"in use by another run.*folder"):
             run(tmp_path)
         assert not list(tmp_path.iterdir())
         holder.kill()
