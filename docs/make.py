@@ -13,8 +13,10 @@ the pages show it.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from gallery import gallery
+from PIL import Image
 from tables import render
+
+from genprior.figures.registry import FIGURES as REGISTRY
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -38,6 +44,13 @@ class Command(NamedTuple):
 
 GUIDES, RESULTS = "docs/guides/pictures", "docs/results"
 LATENT, GAN = f"{GUIDES}/latent", f"{GUIDES}/gan"
+FIGURES = "docs/pictures/figures"
+LARGEST = 400_000
+"""Bytes that a picture may take."""
+
+SECONDS = ROOT / FIGURES / "seconds.csv"
+"""What a figure costs in seconds of a core, which its command measures."""
+
 IMAGES = "python benchmarks/images.py {prior} --data {data} --features $MODELS --bf16 --images 10"
 
 
@@ -52,9 +65,9 @@ def images(prior: str, data: str, parts: str = "") -> Command:
     return Command(line, {"images.csv": f"{RESULTS}/images/{name}.csv"}, long=True)
 
 
-def figure(name: str, data: str = "", *, table: bool = True) -> Command:
-    """A figure of the page on GANs, and the CSV of its numbers if it has any."""
-    makes = {f"{name}.png": GAN} | ({f"{name}.csv": f"{GAN}/numbers"} if table else {})
+def figure(name: str, data: str = "", *, table: bool = True, to: str = GAN) -> Command:
+    """A figure, and the CSV of its numbers if the page shows any."""
+    makes = {f"{name}.png": to} | ({f"{name}.csv": f"{GAN}/numbers"} if table else {})
     return Command(f"genprior figure {name} {data}--out OUT", makes)
 
 
@@ -168,6 +181,9 @@ COMMANDS = {
         long=True,
     ),
     **{name: trained(name) for name in ("epochs", "budget", "stacked", "styles")},
+    "codes": figure("codes", "--data $MNIST ", table=False, to=FIGURES),
+    "manifold": figure("manifold", table=False, to=FIGURES),
+    "collapse": figure("collapse", "--data $MNIST ", table=False, to=FIGURES),
     "clipping": figure("clipping"),
     "critics": figure("critics"),
     "shares": figure("shares", "--data $MNIST "),
@@ -197,13 +213,55 @@ def run(name: str, command: Command) -> None:
         return
     print(f"{name}: {command.line}", flush=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": found}
+    modules = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": modules}
     with tempfile.TemporaryDirectory() as out:
         line = command.line.replace("OUT", out)
+        before = _spent()
         subprocess.run(line, shell=True, check=True, cwd=ROOT, env=environment)
+        if found := re.match(r"genprior figure (\w+)", line):
+            note_seconds(found[1], _spent() - before)
         for file, target in command.makes.items():
-            shutil.move(Path(out) / file, place(file, target))
+            shutil.move(lighter(Path(out) / file), place(file, target))
+
+
+def lighter(file: Path) -> Path:
+    """Give a PNG that takes too much room in a repository 64 colours."""
+    if file.suffix == ".png" and file.stat().st_size > LARGEST:
+        Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+    return file
+
+
+def _spent() -> float:
+    """Seconds of processor time that commands have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def note_seconds(figure: str, seconds: float) -> None:
+    """Write what a figure took beside what the others did."""
+    with SECONDS.open(newline="") as file:
+        known = {row["figure"]: row["seconds"] for row in csv.DictReader(file)}
+    known[figure] = f"{seconds:.0f}"
+    with SECONDS.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("figure", "seconds"), *known.items()])
+
+
+def pictures() -> dict[str, Path]:
+    """Where each figure's picture lies, as seen from docs/."""
+    made = [item for command in COMMANDS.values() for item in command.makes.items()]
+    return {
+        file.removesuffix(".png"): place(file, target).relative_to(ROOT / "docs")
+        for file, target in made
+        if file.removesuffix(".png") in REGISTRY
+    }
+
+
+def rendered(page: Path) -> str:
+    """Return what a page should say, its tables, figures in sentences and gallery anew."""
+    text = render(page, page.read_text())
+    return gallery(text, REGISTRY, pictures(), SECONDS) if page.name == "gallery.md" else text
 
 
 def place(file: str, target: str) -> Path:
@@ -227,7 +285,7 @@ def main() -> None:
         else:
             run(name, command)
     for page in [] if options.list else PAGES:
-        page.write_text(render(page, page.read_text()))
+        page.write_text(rendered(page))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def collapse(data: str | None, seed: int) -> Figure:
     """Draw how many latent units are active while a VAE with a coarse decoder trains.
 
     A decoder of std 0.9 gains less from most units than their KL costs, so they empty. A warm-up,
-    which makes the KL cheap at first, slows that; free bits, which change the bound, prevent it.
+    which makes the KL cheap at first, puts that off; free bits, which change the bound, prevent
+    it.
     """
     x = digits(data, "train", 5000)
     figure = canvas(10, 4)
@@ -130,7 +131,7 @@ def collapse(data: str | None, seed: int) -> Figure:
     for axis in (active, bound):
         axis.axvline(WARM_UP, color="0.7", lw=0.8, ls=":")
     active.set(xlabel="training step", ylabel="active units of 20")
-    active.set_title("A warm-up slows the collapse, free bits prevent it", fontsize=10)
+    active.set_title("Free bits prevent the collapse, a warm-up puts it off", fontsize=10)
     bound.set(xlabel="training step", ylabel="KL from the prior, nats")
     bound.set_title("What the latent says of an image (decoder of std 0.9)", fontsize=10)
     handles, labels = active.get_legend_handles_labels()

@@ -8,15 +8,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
-from make import COMMANDS, PAGES, place
+from make import COMMANDS, PAGES, pictures, place, rendered
 from photos import photo, tiny_network
 from PIL import Image
 from tables import QUOTE, TABLE, render
 
 from genprior.cli import main
 from genprior.commands import run
+from genprior.figures.registry import FIGURES
 from genprior.pretrained import loader
 from genprior.priors import Diffusion, Model
 from genprior.restoration import settings
@@ -203,6 +205,30 @@ def pictures_shown():
     for script in (ROOT / "examples").glob("*.py"):
         for link in re.findall(r"^\.\. image:: /(\S+)", script.read_text(), flags=re.M):
             yield Path("docs", link)
+
+
+def test_gallery_shows_every_figure():
+    """Would catch a figure that the shell lists and the gallery leaves out, or an old one."""
+    page = ROOT / "docs" / "gallery.md"
+    text = page.read_text()
+    assert rendered(page) == text, "python docs/make.py --only writes it"
+    assert sorted(re.findall(r"^### (.*)$", text, flags=re.M)) == sorted(FIGURES)
+    for name, drawing in FIGURES.items():
+        part = text.partition(f"### {name}\n")[2].partition("###")[0]
+        data = " --data MNIST" if "--data MNIST" in drawing.about else ""
+        assert f"`genprior figure {name}{data}`" in part
+        assert drawing.about.split(" (")[0][1:] in part
+        assert f"![{name}](" in part or not (ROOT / "docs" / pictures()[name]).is_file()
+
+
+def test_seconds_are_kept_beside_each_other(tmp_path, monkeypatch):
+    """Would catch a figure drawn again that takes the others' seconds with it."""
+    path = tmp_path / "seconds.csv"
+    path.write_text("figure,seconds\ncodes,68\nmasks,4\n")
+    monkeypatch.setattr(make, "SECONDS", path)
+    make.note_seconds("masks", 5.4)
+    make.note_seconds("paths", 6.0)
+    assert path.read_text() == "figure,seconds\ncodes,68\nmasks,5\npaths,6\n"
 
 
 def test_every_picture_has_its_command():
