@@ -74,6 +74,8 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "genprior"
+html_static_path = ["static"]
+html_css_files = ["style.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
