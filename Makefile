@@ -51,11 +51,11 @@ wheel: build/installed-dev
 bench: build/installed-dev
 	$(BIN)/python benchmarks/truth.py
 
-# Every picture and table of the docs. MNIST, CATS, MODELS, FASHION name folders, as docs/make.py
-# says; FULL=1 repeats the benchmarks too, hours of a core.
+# Every picture and table of the docs. MNIST, CATS, MODELS, FASHION name folders, CHROMIUM the
+# browser, as docs/make.py says; FULL=1 repeats the benchmarks too, hours of a core.
 figures: build/installed-dev
 	MNIST="$(MNIST)" CATS="$(CATS)" MODELS="$(MODELS)" FASHION="$(FASHION)" \
-		$(BIN)/python docs/make.py $(if $(FULL),--full)
+		CHROMIUM="$(CHROMIUM)" $(BIN)/python docs/make.py $(if $(FULL),--full)
 
 # The site, build/site/index.html. It is made from a copy, as Sphinx writes beside what it reads.
 docs: build/installed-docs

@@ -3,11 +3,11 @@
     python docs/make.py [--full] [--only NAME ...] [--list]
 
 or `make figures`, which names the data by variables: `make figures MNIST=... CATS=... MODELS=...
-FASHION=...`, folders of MNIST, of the cats, of the feature networks, of Fashion-MNIST. A command
-whose data is not named is left out, with a line that says so. `--full` (`make figures FULL=1`)
-also repeats the benchmarks behind the CSVs, hours of a core; without it, tables are rendered from
-the CSVs that are there. Each command runs in an empty folder, OUT; what it makes is moved to where
-the pages show it.
+FASHION=... CHROMIUM=...`, folders of MNIST, of the cats, of the feature networks, of
+Fashion-MNIST, and the browser. A command whose data is not named is left out, with a line that
+says so. `--full` (`make figures FULL=1`) also repeats the benchmarks behind the CSVs, hours of a
+core; without it, tables are rendered from the CSVs that are there. Each command runs in an empty
+folder, OUT; what it makes is moved to where the pages show it.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ COMMANDS = {
         "sed -n '/^```python/,/^```$/p' README.md | sed '1d;$d; s|restored.png|OUT/photo.png|' | "
         "python -",
         {"photo.png": "docs/pictures"},
+    ),
+    "app": Command(
+        "python docs/site/screenshot.py --chromium $CHROMIUM --out OUT",
+        {"app.png": "docs/pictures"},
     ),
     "own-photo": Command(
         "python examples/own_photo.py --out OUT",

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from photos import photo, tiny_network
 from PIL import Image
 from tables import QUOTE, TABLE, render
 
+from genprior.app import command
 from genprior.cli import main
 from genprior.commands import run
 from genprior.figures.registry import FIGURES
@@ -110,17 +112,19 @@ def test_shell_lines_on_the_page_run(page, tmp_path, monkeypatch, registries, ca
     """Catches lines that miss a file or an option, collide in one folder, or are of old names.
 
     They run in order from an empty folder, as they are printed; training takes one step,
-    solvers two, and the two diffusion priors that are named are small ones.
+    solvers two, nothing is served, and the two diffusion priors that are named are small ones.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     save_stand_ins(monkeypatch)
     monkeypatch.setattr(run, "train", shortened(run.train))
+    monkeypatch.setattr(command, "_listening", lambda *_: nullcontext())
+    monkeypatch.setattr("genprior.app.server.serve", lambda *_: None)
     monkeypatch.setattr(settings, "default_solver", hurried(settings.default_solver))
     defined = [n for n in ast.parse(blocks_on(page)).body if isinstance(n, DEFINITIONS)]
     Path("my_module.py").write_text(ast.unparse(ast.Module(defined, [])))
     for line in shell_lines(page):
-        program, *words = shlex.split(line)
+        program, *words = shlex.split(line, comments=True)
         if program == "python":
             assert words[0] == "-c"
             exec(words[1], {})
