@@ -23,8 +23,8 @@ def styles(data: str | None, seed: int, full: bool) -> Measured:
     """Train a style-based GAN on digits of 14x14; draw mixed and truncated styles."""
     x = F.avg_pool2d(digits(data, "train"), 2)
     gan = fit(x, steps=20_000 if full else 2000, seed=seed)
-    figure = canvas(9, 4.6)
-    left, right = figure.subplots(1, 2)
+    figure = canvas(9, 5.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     tiles(left, mixed(gan, seed), 1 + SOURCES)
     left.set_title("fine styles of the first row, coarse styles of the first column", fontsize=8)
     rows, shown = [], []
