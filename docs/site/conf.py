@@ -54,6 +54,9 @@ nitpick_ignore = [
         "data.readers.File",
         "priors.gan.style.StyleGenerator",
         "priors.gaussian.low_rank.LowRankNormal",
+        "priors.diffusion.foreign.DeepinvPrior",
+        "priors.gaussian.empirical.EmpiricalPosterior",
+        "priors.gaussian.mixture.MixturePosterior",
         "priors.gaussian.mixture.WeightedPosterior",
         "priors.gaussian.texture.torus.TorusNormal",
     )
