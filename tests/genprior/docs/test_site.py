@@ -142,3 +142,14 @@ def test_docstrings_keep_formulas_and_sections():
         "",
         "Source: A paper.",
     ]
+
+
+TO_READ = [page for page in PAGES if page.parent.name in ("guides", "tutorials")]
+
+
+@pytest.mark.parametrize("page", TO_READ, ids=lambda page: page.stem)
+def test_paragraphs_are_short(page):
+    """Catches a laboratory note in a guide: what was tried belongs to the results."""
+    text = re.sub(r"```.*?```|<!--.*?-->", "", page.read_text(), flags=re.S)
+    paragraphs = [part for part in re.split(r"\n\n|\n(?=- )", text) if part[:1] not in "|# "]
+    assert not [part for part in paragraphs if len(part.split()) > 90]
