@@ -52,7 +52,7 @@ class Guard:
 
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        ours = self._is_here(host) and (origin is None or urlsplit(origin).netloc == host)
+        ours = self._is_here(host) and origin in (None, f"http://{host}", f"https://{host}")
         app = self._app if ours else JSONResponse({"error": "not from here"}, status_code=403)
         await app(scope, receive, send_guarded)
 

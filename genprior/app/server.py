@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -193,10 +193,13 @@ async def _body(request: Request, most: int) -> bytes:
     data = bytearray()
     if not said.isdecimal() or int(said) > most:
         raise HTTPException(413, f"more than {most / 1e6:.3g} MB came")
-    async for part in request.stream():
-        data += part
-        if len(data) > most:
-            raise HTTPException(413, f"more than {most / 1e6:.3g} MB came")
+    try:
+        async for part in request.stream():
+            data += part
+            if len(data) > most:
+                raise HTTPException(413, f"more than {most / 1e6:.3g} MB came")
+    except ClientDisconnect as error:
+        raise HTTPException(400, "not all of it came") from error
     return bytes(data)
 
 
