@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from genprior.operators.files import hub
 from genprior.priors import Diffusion, Model, Prior
 from genprior.priors.files import read_header
 
@@ -21,6 +22,8 @@ def available() -> list[str]:
 
 
 def _find(name_or_path: str | Path) -> Path:
+    if str(name_or_path).startswith(hub.SCHEME):
+        return hub.fetch(str(name_or_path))
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -55,12 +58,13 @@ def load(
 
     Args:
         name_or_path: A shipped prior's name (`available()` lists them), a weights file, a
-            folder that `genprior.train` wrote, or one of a diffusers pipeline.
+            folder that `genprior.train` wrote, one of a diffusers pipeline, or a file on the
+            Hugging Face hub, hf://OWNER/NAME[@REVISION][/FILE], with the extra [hub].
         device: Where to put it; the CPU if None.
         dtype: Floating-point type of the weights; float32 if None.
     Raises:
-        ValueError: Unknown name (the nearest are offered), no such file, or a file that is
-            truncated, altered or of another format.
+        ValueError: Unknown name (the nearest are offered), no such file, here or on the hub, or
+            a file that is truncated, altered or of another format.
     """
     path = _find(name_or_path)
     model: Any

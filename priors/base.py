@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from genprior.operators.base import Shape, fits, per_row
+from genprior.operators.files import hub
 from genprior.operators.files.notebook import html_card, sizes
 from genprior.operators.random import Generators, normal
 from genprior.priors.files import check_fit, read_weights, write_weights
@@ -145,7 +146,7 @@ class Model(nn.Module, ABC):
             ValueError: A weight overflows `dtype`, or int8 serves none.
             TypeError: Config or card is not plain data.
         """
-        header = {"family": type(self).__name__, "config": self.config, "card": card or {}}
+        header = self._header(card or {})
         quantisable = [
             f"{prefix}.{name}".lstrip(".")
             for prefix, module in self.named_modules()
@@ -153,6 +154,42 @@ class Model(nn.Module, ABC):
             for name in module.quantisable
         ]
         write_weights(path, header, self.state_dict(), dtype=dtype, quantisable=quantisable)
+
+    def _header(self, card: dict[str, Any]) -> dict[str, Any]:
+        return {"family": type(self).__name__, "config": self.config, "card": card}
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        card: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        """Put the weights and a model card on the Hugging Face hub, with the extra [hub].
+
+        `genprior.load("hf://" + repository)` then loads them anywhere.
+
+        Args:
+            repository: OWNER/NAME, made if need be.
+            private: Of a repository that is new; as its owner has it by default if None.
+            revision: Branch, which must be there; the main one if None.
+            card: As in `save`; that of the file that the model was loaded from if None.
+            dtype: As in `save`.
+        Returns:
+            The address of the commit.
+        Raises:
+            ValueError: The extra is missing, access is refused, nobody answers, or the repository
+                was to be private and is there and public.
+        """
+        card = dict(self.card) if card is None else card
+
+        def save(path: Path) -> None:
+            self.save(path, card=card, dtype=dtype)
+
+        header = self._header(card)
+        return hub.push(save, repository, header=header, private=private, revision=revision)
 
     @classmethod
     def load(cls, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Self:
