@@ -18,7 +18,7 @@ class Job(Generic[T]):
     Attributes:
         future: What comes of it.
         said: Lines that were said of it so far.
-        progress: What follows its work, once that has begun.
+        progress: What follows its work while that goes on.
     """
 
     future: Future[T]
@@ -32,8 +32,9 @@ class Job(Generic[T]):
         """Take it out of the line, or end its work at the next step."""
         self._stopped.set()
         self.future.cancel()
-        if self.progress is not None:
-            self.progress.stop()
+        progress = self.progress  # the worker may forget it meanwhile
+        if progress is not None:
+            progress.stop()
 
     def check(self) -> None:
         """Raise `Stopped` once it is to stop."""
@@ -45,6 +46,11 @@ class Job(Generic[T]):
         self.progress = Progress(parts, expected=expected, quiet=True)
         self.check()
         return self.progress
+
+    def finish(self, words: str) -> None:
+        """Say what is done after the work that was followed."""
+        self.said.append(words)
+        self.progress = None
 
 
 class Line:

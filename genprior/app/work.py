@@ -96,7 +96,7 @@ def view(data: bytes, *, most: int) -> dict[str, Any]:
             "width": width,
             "channels": len(photo.pixels),
             "notes": list(photo.notes),
-            "view": base64.b64encode(encode_image("view.png", shown)).decode(),
+            "view": base64.b64encode(encode_image("view.png", shown, quick=True)).decode(),
         }
 
 
@@ -131,6 +131,7 @@ def restore(asked: Asked, job: Job, *, most: int) -> Answer:
             say=job.said.append,
             follow=job.follow,
         )
+    job.finish("Making the pictures")
     about = {key: restored.report.get(key) for key in REPORTED}
     about |= {
         "command": asked.command(size),
@@ -149,7 +150,9 @@ def _png(name: str, x: Tensor, photo: Photo, job: Job) -> bytes:
     """Encode a picture as the shell does."""
     job.check()
     bits = 16 if photo.depth > 8 else 8
-    return encode_image(f"{name}.png", x, bits=bits, dpi=photo.dpi, profile=photo.profile)
+    return encode_image(
+        f"{name}.png", x, bits=bits, dpi=photo.dpi, profile=photo.profile, quick=True
+    )
 
 
 def _mask(data: bytes, photo: Photo) -> Tensor:
