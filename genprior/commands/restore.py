@@ -207,6 +207,7 @@ def _restore_folder(
         degradation,
         solving,
         out,
+        Path.cwd(),
     )
     return int(restore_folder(folder, work, run, where=where, say=say) > 0)
 

@@ -133,7 +133,7 @@ def _serve(pipe: Any, work: Work, member: int, size: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     beside = size
-    if torch.cuda.is_available():
+    if work.solving.device in ("auto", "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(member % torch.cuda.device_count())
         beside = -(-size // torch.cuda.device_count())
     worker = Worker(work, threads=max(1, (os.cpu_count() or 1) // size), beside=beside)

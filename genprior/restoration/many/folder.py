@@ -68,16 +68,14 @@ def restore_folder(
         for line, names in (("no images", others), ("masks of no photo", unused)):
             if names:
                 say(f"left out  {len(names)} {line}: {', '.join(names)}")
-        todo = []
+        todo, lines = [], []
         for entry in entries:
             mask = work.degradation.mask if entry.mask is None else str(entry.mask)
             done = record.finished(entry, mask)
-            record.put(done or Outcome(entry.name))
+            lines.append(done or Outcome(entry.name))
             if done is None:
                 todo.append(entry)
-        for name in others:
-            record.put(Outcome(name, "no image"))
-        record.write()
+        record.begin(lines + [Outcome(name, "no image") for name in others])
         if len(todo) < len(entries):
             say(f"resumed   {len(entries) - len(todo)} of {len(entries)} photos are done already")
         outcomes = _Loop(todo, record, say).run(crew) if todo else []

@@ -130,6 +130,11 @@ class Record:
         except (OSError, ValueError, LookupError, TypeError):  # none, or damaged: done again
             return None
 
+    def begin(self, outcomes: list[Outcome]) -> None:
+        """Write the summary's lines as they are before work."""
+        self._rows = {outcome.name: outcome for outcome in outcomes}
+        self.write()
+
     def put(self, outcome: Outcome) -> None:
         """Enter a line in the summary, in place of the photo's line before."""
         self._rows[outcome.name] = outcome
@@ -140,7 +145,9 @@ class Record:
         """Write the summary, whole."""
         text = io.StringIO()
         table = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator="\n")
-        table.writeheader()
+        table.writeheader()  # names of files need be no UTF-8
         table.writerows(asdict(row) for row in self._rows.values())
-        write_atomically(self.folder / "summary.csv", text.getvalue().encode())
+        write_atomically(
+            self.folder / "summary.csv", text.getvalue().encode(errors="surrogateescape")
+        )
         self._written = time.monotonic()

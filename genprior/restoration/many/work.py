@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import tempfile
 import warnings
@@ -31,12 +32,14 @@ class Work:
         degradation: Settled; with the mask of each photo where they have their own.
         solving: With what.
         out: Folder of the results, absolute.
+        here: Folder from which the files that are named are found, on every machine.
     """
 
     restore: Callable[..., object]
     degradation: Degradation
     solving: Solving
     out: Path
+    here: Path
 
 
 class Worker:
@@ -53,10 +56,15 @@ class Worker:
         self._prior: Prior | None = None
 
     def load(self) -> str | None:
-        """Load the prior; say why not, if it cannot be."""
+        """Load the prior; say why not, if it cannot be, or if results would go elsewhere."""
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
+            os.chdir(self._work.here)
+            if not (self._work.out / "run.json").is_file():
+                return (
+                    f"{self._work.out} is not there on {platform.node()}: machines must share it"
+                )
             self._prior = self._work.solving.load_prior()
             free = memory.available(find_device(self._work.solving.device))
         except Exception as error:
@@ -72,11 +80,11 @@ class Worker:
         degradation = work.degradation
         if entry.mask is not None:
             degradation = replace(degradation, mask=str(entry.mask))
-        target = work.out / entry.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=work.out, prefix=PARTIAL))
-        partial.chmod(0o755)  # mkdtemp makes it private
+        target, partial = work.out / entry.name, None
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(dir=work.out, prefix=PARTIAL))
+            partial.chmod(0o755)  # mkdtemp makes it private
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 work.restore(
@@ -93,7 +101,8 @@ class Worker:
         except Exception as error:
             return Outcome(entry.name, "failed", message=_said(error))
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _said(error: Exception) -> str:

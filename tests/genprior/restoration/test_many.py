@@ -19,10 +19,12 @@ from PIL import Image
 from genprior import plots
 from genprior.cli import main
 from genprior.data import write_image
+from genprior.restoration.degradation import Degradation
 from genprior.restoration.many.folder import TRIES, _Loop
 from genprior.restoration.many.photos import Entry
 from genprior.restoration.many.record import Outcome, Record
-from genprior.restoration.many.work import Worker
+from genprior.restoration.many.work import Work, Worker
+from genprior.restoration.settings import Solving
 
 WORDS = (*DENOISE, "--prior", "exact.safetensors", "--samples", "2")
 
@@ -149,6 +151,20 @@ def test_folder_options_are_for_folders(quick, capsys):
     assert not Path("out").exists()
 
 
+def test_odd_names(quick, capfdbinary):
+    """Would catch one name that stops a whole folder: bytes that are no UTF-8, a comma, a quote,
+    a line's end, and the name of a file of ours."""
+    odd = [b"\xff.png", b'a, "b"\n.png', b"-c.png", b"summary.csv/d.png"]
+    save_photos("a.png")
+    for name in odd:
+        Path("photos", os.fsdecode(name)).parent.mkdir(exist_ok=True)
+        shutil.copy("photos/a.png", os.path.join(b"photos", name))
+    assert restore() == 1
+    with open("out/summary.csv", errors="surrogateescape") as file:
+        rows = {os.fsencode(row["name"]): row["status"] for row in csv.DictReader(file)}
+    assert rows == dict.fromkeys([b"a.png", *odd[:3]], "done") | {odd[3]: "failed"}
+
+
 def test_results_within_the_photos(quick):
     """Would catch results that are taken for photos when the folder is resumed."""
     save_photos("a.png")
@@ -156,6 +172,18 @@ def test_results_within_the_photos(quick):
     save_photos("a.png", "b.png")
     assert restore(out="photos/results") == 0
     assert list(summary("photos/results")) == ["a.png", "b.png"]
+
+
+def test_machines_that_see_other_folders(quick, monkeypatch):
+    """Would catch a machine of a cluster whose results go to a disk of its own."""
+    solving = Solving(prior="exact.safetensors")
+    work = Work(lambda: None, Degradation("denoise"), solving, quick / "out", quick)
+    assert "must share it" in Worker(work).load()
+    (quick / "out").mkdir()
+    (quick / "out" / "run.json").write_text("{}")
+    (quick / "deeper").mkdir()
+    monkeypatch.chdir("deeper")
+    assert Worker(work).load() is None  # the prior's name is one of the driver's folder
 
 
 # Masks
@@ -382,7 +410,7 @@ def test_a_worker_is_killed(begin, where, mark):
     """Would catch a photo lost with its worker, and results that depend on the number of them."""
     if where:
         pytest.importorskip("ray")
-    names = [f"{i:02}.png" for i in range(24)]
+    names = [f"{i:02}.png" for i in range(12)]
     save_photos(*names)
     run = begin("--workers", "2", *where)
     kill_one(run, mark)
