@@ -368,6 +368,9 @@ def begin(photo_place):
 
     yield begin
     for run in runs:
+        if run.poll() is None:
+            run.send_signal(signal.SIGINT)  # so that it ends what it has started
+            time.sleep(5)
         run.kill()
         run.wait()
 
@@ -393,8 +396,8 @@ def test_forty_photos_and_a_kill(begin, workers):
 
 
 def kill_one(run, mark):
-    """Kill a worker while a photo is half written."""
-    wait_until(lambda: len(done()) > 2 and list(Path("out").glob(".partial-*/.partial*")))
+    """Kill one of two workers, which are at work on a photo nearly all the time."""
+    wait_until(lambda: len(done()) > 2 or run.poll() is not None)
     victims = [pid for pid, args in children(run.pid) if mark in args]
     assert len(victims) >= 2, children(run.pid)
     os.kill(victims[0], signal.SIGKILL)
@@ -410,7 +413,7 @@ def test_a_worker_is_killed(begin, where, mark):
     """Would catch a photo lost with its worker, and results that depend on the number of them."""
     if where:
         pytest.importorskip("ray")
-    names = [f"{i:02}.png" for i in range(12)]
+    names = [f"{i:02}.png" for i in range(24)]
     save_photos(*names)
     run = begin("--workers", "2", *where)
     kill_one(run, mark)
@@ -423,8 +426,9 @@ def test_a_worker_is_killed(begin, where, mark):
 
 
 @pytest.mark.cluster
-def test_two_workers_take_half_the_time(photo_place, capsys):
-    """Would catch workers that wait for each other, or for the same threads."""
+def test_two_workers_beside_one(photo_place, capsys):
+    """Would catch a network whose results depend on the process it is in; prints the time of
+    both, which a calm machine of two cores halves."""
     from photos import photo
 
     Path("photos").mkdir()
@@ -438,4 +442,5 @@ def test_two_workers_take_half_the_time(photo_place, capsys):
         seconds.append(time.monotonic() - start)
     with capsys.disabled():
         print(f"\none {seconds[0]:.1f} s, two {seconds[1]:.1f} s")
-    assert summary("out1").keys() == summary("out2").keys()
+    for i in range(8):
+        assert results(f"out1/{i}.png") == results(f"out2/{i}.png")
