@@ -81,7 +81,9 @@ def main() -> None:
         x, Inpainting(~hidden), GaussianNoise(SIGMA), generator=torch.Generator().manual_seed(0)
     )
     whole = Problem(x, Identity(prior.image_shape), GaussianNoise(0.01))
-    best = LatentMAP(restarts=8, prior_weight=0.0)(whole, prior, generator=None).mean
+    best = LatentMAP(restarts=8, prior_weight=0.0, decoder_variance=False)(
+        whole, prior, generator=None
+    ).mean
     represented = float((best - x).square().mean().sqrt())
     rows: list[dict[str, Any]] = []
     for name in SOLVERS:
