@@ -157,7 +157,10 @@ def test_page_equals_the_shell(page, asked, capsys, monkeypatch):
     pictures = {line["picture"]: line["png"] for line in lines if "picture" in line}
     about = last["about"]
     capsys.readouterr()
-    assert main(shlex.split(about["command"])[1:]) == 0
+    words = shlex.split(about["command"])
+    for option in ("seed", "steps", "sigma", "kernel", "factor", "fit", "prior"):
+        assert option not in asked or words[words.index(f"--{option}") + 1] == str(asked[option])
+    assert main(words[1:]) == 0
     warned = capsys.readouterr().err
     for name, picture in pictures.items():
         if name != "measurement" or asked.get("simulate"):
