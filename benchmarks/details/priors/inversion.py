@@ -75,8 +75,8 @@ def main() -> None:
     channels, size, _ = prior.image_shape
     held = images(given.data, size=size, channels=channels, split="test")
     x = held.batch(range(given.images))
-    side = 3 * size // 7
-    hidden = masks.box(prior.image_shape[1:], size=side) == 0
+    height, width = x.shape[-2:]
+    hidden = masks.box((height, width), size=3 * height // 7) == 0
     problem = Problem.simulate(
         x, Inpainting(~hidden), GaussianNoise(SIGMA), generator=torch.Generator().manual_seed(0)
     )

@@ -96,7 +96,8 @@ def stacked(data: str | None, seed: int, full: bool) -> Measured:
 
 def fit(loss: dict[str, Any], x: Tensor, *, steps: int, seed: int) -> Tensor:
     """Train a GAN with a loss; return its samples."""
-    gan = GAN(tuple(x.shape[1:]), LATENT, network=NETWORK, loss=loss, seed=seed)
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    gan = GAN(shape, LATENT, network=NETWORK, loss=loss, seed=seed)
     options = TrainingOptions(
         **{**GAN.training_defaults, "learning_rate": 5e-4},
         ema_half_life=50 * BATCH,
