@@ -23,6 +23,10 @@ Event = Outcome | Literal["ready", "died"]
 another one begins in its place."""
 
 
+PATIENCE = 3.0
+"""Seconds that a worker without a photo may take to end."""
+
+
 class Crew(Protocol):
     """Workers, by number from 0 to `size` - 1; a context that ends them."""
 
@@ -85,10 +89,12 @@ class Processes:
             self._start(member)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        for pipe in filter(None, self._pipes):
+            pipe.close()  # which ends a worker that waits for a photo
         for process in filter(None, self._processes):
+            process.join(PATIENCE if error is None else 0)
             process.terminate()
-        for process in filter(None, self._processes):
             process.join()
 
     def _start(self, member: int) -> None:
@@ -137,14 +143,10 @@ def _serve(pipe: Any, work: Work, member: int, size: int) -> None:
         torch.cuda.set_device(member % torch.cuda.device_count())
         beside = -(-size // torch.cuda.device_count())
     worker = Worker(work, threads=max(1, (os.cpu_count() or 1) // size), beside=beside)
-    with _silence():
+    with _silence(), suppress(EOFError, OSError):  # the other end is closed: all is done
         pipe.send(("loaded", worker.load()))
         while True:
-            try:
-                entry = pipe.recv()
-            except EOFError:
-                return
-            pipe.send(("done", worker.do(entry)))
+            pipe.send(("done", worker.do(pipe.recv())))
 
 
 def _end_with_parent() -> None:
