@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -24,7 +25,7 @@ another one begins in its place."""
 
 
 PATIENCE = 3.0
-"""Seconds that a worker without a photo may take to end."""
+"""Seconds that a worker may take to end."""
 
 
 class Crew(Protocol):
@@ -95,6 +96,9 @@ class Processes:
         for process in filter(None, self._processes):
             process.join(PATIENCE if error is None else 0)
             process.terminate()
+        for process in filter(None, self._processes):
+            process.join(PATIENCE)
+            process.kill()
             process.join()
 
     def _start(self, member: int) -> None:
@@ -137,6 +141,7 @@ def refuse_unfit(reason: str | None) -> None:
 def _serve(pipe: Any, work: Work, member: int, size: int) -> None:
     """Work in a process of its own for as long as the other end of the pipe is there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and leave nothing half done
     threading.Thread(target=_end_with_parent, daemon=True).start()
     beside = size
     if work.solving.device in ("auto", "cuda") and torch.cuda.is_available():
