@@ -184,6 +184,12 @@ COMMANDS = {
         {"modes.png": GAN, "modes.csv": f"{GAN}/numbers"},
         long=True,
     ),
+    "inversion": Command(
+        "python benchmarks/details/priors/inversion.py mnist-gan --data $MNIST "
+        "--out OUT/inversion.csv",
+        {"inversion.csv": f"{RESULTS}/images"},
+        long=True,
+    ),
     **{name: trained(name) for name in ("epochs", "budget", "stacked", "styles")},
     "codes": figure("codes", "--data $MNIST ", table=False, to=FIGURES),
     "manifold": figure("manifold", table=False, to=FIGURES),
