@@ -60,8 +60,8 @@ def _halves(draws: Tensor) -> Tensor:
 
 
 FAMILIES = 2.0
-"""The fewest first particles, in effect, that the last may descend from. With fewer all are in one
-mode; the mean of `SMC` was off by .5 to 1 posterior standard deviations in most systems, with more
+"""The fewest first particles, in effect, that the last may descend from. With fewer modes get
+lost; the mean of `SMC` was off by .5 to 1 posterior standard deviations in most systems, with more
 by .25 at most."""
 
 

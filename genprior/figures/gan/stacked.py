@@ -14,8 +14,8 @@ from torch import Tensor
 
 from genprior.figures.canvas import Measured, canvas, classes, digits, tiles
 from genprior.figures.gan.trained import KNOWN, NEIGHBOURS, nearest, seeded
+from genprior.figures.gan.training import fit
 from genprior.priors import GAN
-from genprior.training import TrainingOptions, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,24 +88,17 @@ def stacked(data: str | None, seed: int, full: bool) -> Measured:
         "test digits": stack(test, SAMPLES, seed),
     }
     for name, loss in CONTENDERS.items():
-        drawn[name] = fit(loss, x, steps=20_000 if full else 3000, seed=seed)
+        drawn[name] = sampled(loss, x, steps=20_000 if full else 3000, seed=seed)
         print(name, counted(drawn[name], known, kinds), flush=True)
     rows = [{"samples": name, **counted(x, known, kinds)} for name, x in drawn.items()]
     return Measured(draw(drawn, rows), rows)
 
 
-def fit(loss: dict[str, Any], x: Tensor, *, steps: int, seed: int) -> Tensor:
+def sampled(loss: dict[str, Any], x: Tensor, *, steps: int, seed: int) -> Tensor:
     """Train a GAN with a loss; return its samples."""
     shape = (x.shape[1], x.shape[2], x.shape[3])
     gan = GAN(shape, LATENT, network=NETWORK, loss=loss, seed=seed)
-    options = TrainingOptions(
-        **{**GAN.training_defaults, "learning_rate": 5e-4},
-        ema_half_life=50 * BATCH,
-        seed=seed,
-        grid=0,
-        progress=False,
-    )
-    done = train(gan, x, steps=steps, batch_size=BATCH, options=options)
+    done = fit(gan, x, 5e-4, steps=steps, batch=BATCH, seed=seed)
     return done.sample(SAMPLES, generator=seeded(seed))
 
 

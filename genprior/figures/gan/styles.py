@@ -8,8 +8,8 @@ from torch import Tensor
 
 from genprior.figures.canvas import Measured, canvas, digits, tiles
 from genprior.figures.gan.trained import nearest, seeded
+from genprior.figures.gan.training import fit
 from genprior.priors import GAN
-from genprior.training import TrainingOptions, train
 
 NETWORK = {"kind": "style", "widths": [64, 32]}
 LOSS = {"kind": "non-saturating", "r1": 0.1, "lazy": 4}
@@ -22,7 +22,7 @@ SOURCES = 6
 def styles(data: str | None, seed: int, full: bool) -> Measured:
     """Train a style-based GAN on digits of 14x14; draw mixed and truncated styles."""
     x = F.avg_pool2d(digits(data, "train"), 2)
-    gan = fit(x, steps=20_000 if full else 2000, seed=seed)
+    gan = style_gan(x, steps=20_000 if full else 2000, seed=seed)
     figure = canvas(9, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     tiles(left, mixed(gan, seed), 1 + SOURCES)
@@ -44,18 +44,11 @@ def styles(data: str | None, seed: int, full: bool) -> Measured:
     return Measured(figure, rows)
 
 
-def fit(x: Tensor, *, steps: int, seed: int) -> GAN:
+def style_gan(x: Tensor, *, steps: int, seed: int) -> GAN:
     """Train a style-based GAN."""
     shape = (x.shape[1], x.shape[2], x.shape[3])
     gan = GAN(shape, LATENT, network=NETWORK, loss=LOSS, seed=seed)
-    options = TrainingOptions(
-        **{**GAN.training_defaults, "learning_rate": 1e-3, "cooldown": 0.5},
-        ema_half_life=50 * BATCH,
-        seed=seed,
-        grid=0,
-        progress=False,
-    )
-    return train(gan, x, steps=steps, batch_size=BATCH, options=options)
+    return fit(gan, x, 1e-3, steps=steps, batch=BATCH, seed=seed, cooldown=0.5)
 
 
 def mixed(gan: GAN, seed: int) -> Tensor:

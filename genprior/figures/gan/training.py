@@ -78,6 +78,20 @@ def options(rate: float, *, batch: int, seed: int) -> TrainingOptions:
     )
 
 
+def fit(
+    gan: GAN, x: Tensor, rate: float, *, steps: int, batch: int, seed: int, cooldown: float = 0.0
+) -> GAN:
+    """Train a GAN on images; its average forgets half in fifty updates."""
+    chosen = TrainingOptions(
+        **{**GAN.training_defaults, "learning_rate": rate, "cooldown": cooldown},
+        ema_half_life=50 * batch,
+        seed=seed,
+        grid=0,
+        progress=False,
+    )
+    return train(gan, x, steps=steps, batch_size=batch, options=chosen)
+
+
 def stages(
     gan: GAN, x: Images | Tensor, epochs: Sequence[int], rate: float, *, seed: int
 ) -> list[GAN]:

@@ -259,7 +259,7 @@ def test_stacked_digits_are_drawn_apart():
 
 def test_mixed_styles_stand_between_their_sources():
     """Catches rows and columns swapped: with the mixture at no level, an image is its source."""
-    gan = styles.fit(torch.rand(8, 1, 4, 4, generator=seeded()), steps=1, seed=0)
+    gan = styles.style_gan(torch.rand(8, 1, 4, 4, generator=seeded()), steps=1, seed=0)
     table = styles.mixed(gan, 0).unflatten(0, (1 + styles.SOURCES, 1 + styles.SOURCES))
     coarse, fine = torch.randn(2, styles.SOURCES, *gan.latent_shape, generator=seeded())
     with torch.no_grad():
