@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from genprior.operators.base import per_row
+from genprior.solvers.walk.steps import where_rows
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one system tells of the next, which is like it.
+
+    Attributes:
+        pairs: (z_j, M z_j) of its iterations, (B, ...) each; the M z_j of a row are orthonormal,
+            or 0.
+        asked: Rows of which the next system is to ask them first, (B,) bool.
+    """
+
+    pairs: Sequence[tuple[Tensor, Tensor]]
+    asked: Tensor
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return _dot(a, b) / (_dot(a, a) * _dot(b, b)).sqrt().clamp(min=torch.finfo(a.dtype).tiny)
+
+
+class Solution(NamedTuple):
+    """What `krylov_solve` found.
+
+    Attributes:
+        v: M v is about b, (B, ...).
+        image: L v.
+        known: For the next system.
+    """
+
+    v: Tensor
+    image: Tensor
+    known: Known
 
 
 def krylov_solve(
@@ -21,7 +56,8 @@ def krylov_solve(
     precondition: Callable[[Tensor], Tensor],
     iterations: int,
     tolerance: float,
-) -> tuple[Tensor, Tensor]:
+    known: Known | None = None,
+) -> Solution:
     """Solve M v = b for each row, M square and perhaps not symmetric.
 
     Each iteration costs one product; the residual never grows. Row i's result depends on row i
@@ -34,18 +70,31 @@ def krylov_solve(
         precondition: An approximate inverse of M.
         iterations: Most products.
         tolerance: Stop where |b - M v| <= tolerance |b|.
-    Returns:
-        v and L v.
+        known: Of a system like this one. Of a residual r the part sum_j <r, M z_j> M z_j is
+            answered by sum_j <r, M z_j> z_j, the rest by `precondition`; in rows of which the
+            first product leaves half of b or more, the systems are not alike and it is
+            `precondition` alone from there on. A row is asked so if the system before would have
+            been: its own `known` came nearer in direction to v than `precondition` did.
     Source: Eisenstat, Elman, Schultz 1983, "Variational iterative methods for nonsymmetric
-        systems of linear equations": minimises the residual as GMRES does.
+        systems of linear equations": minimises the residual as GMRES does. For `known`: Parks et
+        al. 2006, "Recycling Krylov subspaces for sequences of linear systems"; there the products
+        are made again, here the pairs only precondition.
     """
     residual, v = b, torch.zeros_like(b)
     image = b.new_zeros(())
     size = _dot(b, b).sqrt()
-    target = tolerance * size
+    target, half = tolerance * size, 0.5 * size
+    plain = told = z = precondition(b)
+    asked = torch.zeros_like(size, dtype=torch.bool)
+    if known is not None:
+        told, asked = _told(known, b, precondition), known.asked
+        z = where_rows(asked, told, plain)
     directions: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(iterations):
-        z = precondition(residual)
+    for i in range(iterations):
+        if i:
+            z = precondition(residual)
+            if known is not None and bool(asked.any()):
+                z = where_rows(asked, _told(known, residual, precondition), z)
         product, mapped = apply(z)
         for z_j, product_j, mapped_j in directions:
             overlap = per_row(_dot(product, product_j), z)
@@ -60,6 +109,17 @@ def krylov_solve(
         image = image + per_row(length, mapped) * mapped
         directions.append((z, product, mapped))
         size = _dot(residual, residual).sqrt()
+        asked = asked & (size < half) if not i else asked
         if not bool((size > target).any()):
             break
-    return v, image
+    nearer = _cosine(told, v) > _cosine(plain, v)
+    return Solution(v, image, Known([(z, product) for z, product, _ in directions], nearer))
+
+
+def _told(known: Known, residual: Tensor, precondition: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return about M^-1 of the residual, by the known pairs and what is left by `precondition`."""
+    answer = torch.zeros_like(residual)
+    for z_j, product_j in known.pairs:
+        c = per_row(_dot(residual, product_j), residual)
+        answer, residual = answer + c * z_j, residual - c * product_j
+    return answer + precondition(residual)

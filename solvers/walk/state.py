@@ -15,6 +15,7 @@ from genprior.operators.random import normal
 from genprior.solvers.base import Counted
 from genprior.solvers.data_term import DataTerm
 from genprior.solvers.fit import noise_std
+from genprior.solvers.walk.krylov import Known
 from genprior.solvers.walk.levels import largest_singular_value, noise_level
 from genprior.solvers.walk.steps import finite_rows, row_norm, surely_finite, where_rows
 
@@ -37,6 +38,7 @@ class Walk:
         effective: Effective sizes of a method's systems of particles, one tensor a step.
         families: Effective number of first particles that a system's last descend from, (b,).
         white_error: What `walk.control` says of each image, where a method asks it, (b,).
+        known: Of one step's linear system, for the next.
         trace: What `record` noted: residual norms and soundness, each (R,).
     """
 
@@ -53,6 +55,7 @@ class Walk:
     effective: list[Tensor] = field(default_factory=list)
     families: Tensor = field(init=False, repr=False)
     white_error: Tensor | None = None
+    known: Known | None = field(init=False, repr=False, default=None)
     trace: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -227,7 +227,7 @@ def test_krylov_solves_what_is_not_symmetric():
     matrix = torch.eye(6, dtype=torch.float64) + 0.3 * normal((6, 6), seeded(1)).double()
     b = normal((3, 6), seeded(2)).double()
     b[1] = 0
-    v, image = krylov_solve(
+    v, image, _ = krylov_solve(
         lambda v: (v @ matrix.T, 2 * v),
         b,
         precondition=lambda r: r,

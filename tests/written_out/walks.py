@@ -91,8 +91,11 @@ def steered(solver, p):
     turn = max(last, min(6 * s, top))
     above = log_uniform(max(turn, top), turn, count + 1)
 
+    known = None
+
     def steering(x, sigma):
-        x0, pull = least_residual(p, x, sigma, 2)
+        nonlocal known
+        x0, pull, known = least_residual(p, x, sigma, 2, known)
         r2, width2 = p.r2(sigma), (p.sigma_y / p.gain) ** 2
         w = min(1, max(0, math.log(sigma / (6 * s)) / math.log(18 / 6)))
         beta = (1 + (solver.steer - 1) * r2 / (r2 + width2)) ** w
@@ -109,8 +112,13 @@ def steered(solver, p):
     return walk_by(solver.sampler, guide, x, rest, p.noise)
 
 
-def least_residual(p, x, sigma, products):
-    """`guided` with the system solved in the span of few products, preconditioned by V = r^2 I."""
+def least_residual(p, x, sigma, products, known):
+    """`guided` with the system solved in the span of few products, preconditioned by V = r^2 I.
+
+    `known` = (Z, M' Z, asked) is of the step before, M' Z orthonormal. Where asked, what it says
+    of M^-1 goes first, unless the first product leaves half of the residual or more. Returns x0,
+    the pull, and (Z, M Z, whether the old Z came nearer to the solution than V = r^2 I).
+    """
     x0, j = p.denoise(x, sigma), p.jacobian(sigma)
     noise, eye = (
         max(p.sigma_y**2, 1e-4 * p.gain**2 * p.r2(sigma)),
@@ -118,13 +126,22 @@ def least_residual(p, x, sigma, products):
     )
     system = sigma**2 * p.a @ j.T @ p.a.T + noise * eye
     near = torch.linalg.inv(p.r2(sigma) * p.a @ p.a.T + noise * eye)
+    told, asked = near, False
+    if known is not None:
+        z, image, asked = known
+        told = z @ image.T + near @ (eye - image @ image.T)
     b = p.residual(x0)
-    span = [near @ b]
-    for _ in range(products - 1):
-        span.append(near @ system @ span[-1])
-    span = torch.stack(span, 1)
-    v = span @ torch.linalg.lstsq(system @ span, b[:, None]).solution[:, 0]
-    return x0, sigma**2 * j.T @ p.a.T @ v
+    span, residual = torch.zeros(len(b), 0, dtype=torch.float64), b
+    for _ in range(products):
+        step = (told if asked else near) @ residual
+        span = torch.cat([span, step[:, None]], 1)
+        v = span @ torch.linalg.lstsq(system @ span, b[:, None]).solution[:, 0]
+        residual = b - system @ v
+        asked = asked and (span.shape[1] > 1 or bool(residual.norm() < b.norm() / 2))
+    image, triangle = torch.linalg.qr(system @ span)
+    by_told, by_near = (torch.cosine_similarity(inverse @ b, v, dim=0) for inverse in (told, near))
+    known = span @ torch.linalg.inv(triangle), image, bool(by_told > by_near)
+    return x0, sigma**2 * j.T @ p.a.T @ v, known
 
 
 def daps(solver, p):

@@ -1,6 +1,7 @@
 """Pieces that walks are made of, each against what it stands for, by dense algebra or autograd."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,7 @@ from genprior.solvers.fit import largest_misfit, misfit
 from genprior.solvers.latent.diagnostics import effective_size
 from genprior.solvers.testing import noise_replaced
 from genprior.solvers.walk.gauss_newton import randomised_draw
-from genprior.solvers.walk.krylov import krylov_solve
+from genprior.solvers.walk.krylov import Known, krylov_solve
 from genprior.solvers.walk.levels import largest_singular_value, noise_grid, noise_level
 from genprior.solvers.walk.state import Walk
 from genprior.solvers.walk.steps import finite_rows
@@ -175,7 +176,9 @@ def test_krylov_stops_where_it_is_told():
 
     for most in (1, 2, 5):
         products.clear()
-        v, image = krylov_solve(apply, b, precondition=lambda r: r, iterations=most, tolerance=0.0)
+        v, image, _ = krylov_solve(
+            apply, b, precondition=lambda r: r, iterations=most, tolerance=0.0
+        )
         assert len(products) == most
         for i in range(2):  # least residual over the span of b, M b, ...
             span = [b[i]]
@@ -188,11 +191,13 @@ def test_krylov_stops_where_it_is_told():
     sizes = []
     for tolerance in (0.3, 0.1, 0.01):
         products.clear()
-        v, _ = krylov_solve(apply, b, precondition=lambda r: r, iterations=50, tolerance=tolerance)
+        v, *_ = krylov_solve(
+            apply, b, precondition=lambda r: r, iterations=50, tolerance=tolerance
+        )
         left = (b - v @ matrix.T).norm(dim=1) / b.norm(dim=1)
         assert (left <= tolerance).all()
         sizes.append(len(products))
-        v, _ = krylov_solve(
+        v, *_ = krylov_solve(
             apply, b, precondition=lambda r: r, iterations=sizes[-1] - 1, tolerance=0.0
         )
         assert ((b - v @ matrix.T).norm(dim=1) / b.norm(dim=1) > tolerance).any()
@@ -204,11 +209,80 @@ def test_rows_solved_are_not_touched_again():
     matrix = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
     b = torch.stack([torch.zeros(6), 0.1 * torch.eye(6)[1] + torch.eye(6)[0], torch.ones(6)])
     solve = {"precondition": lambda r: r, "iterations": 6, "tolerance": 0.1}
-    together, _ = krylov_solve(lambda v: (v @ matrix.T, v), b.double(), **solve)
+    together, *_ = krylov_solve(lambda v: (v @ matrix.T, v), b.double(), **solve)
     for i in range(3):
-        alone, _ = krylov_solve(lambda v: (v @ matrix.T, v), b[i : i + 1].double(), **solve)
+        alone, *_ = krylov_solve(lambda v: (v @ matrix.T, v), b[i : i + 1].double(), **solve)
         torch.testing.assert_close(together[i], alone[0])
     assert not together[0].any()
+
+
+def test_one_system_tells_of_the_next():
+    """Catches pairs that are not of the system, a share of the residual answered twice or left
+    out, rows that take their neighbours' word for it, and a system that has changed unseen."""
+    size, products = 8, []
+    matrix = torch.eye(size).double() + 0.5 * randn(size, size, seed=1) / size**0.5
+    other = randn(size, size, seed=4)
+    b = randn(2, size, seed=2)
+
+    def solve(rows, *, by=(matrix, matrix), **options):
+        def apply(v):
+            products.append(v)
+            return torch.stack([m @ u for m, u in zip(by, v, strict=False)]), v
+
+        products.clear()
+        return krylov_solve(apply, rows, precondition=lambda r: r, tolerance=1e-9, **options)
+
+    first = solve(b, iterations=3)
+    pairs = first.known.pairs
+    for z, product in pairs:
+        torch.testing.assert_close(z @ matrix.T, product)
+        torch.testing.assert_close(product.norm(dim=1), torch.ones(2).double())
+    assert len(pairs) == 3
+    assert not first.known.asked.any(), "nothing was known of the first"
+    # What the pairs span is known after one product; the rest is left to the preconditioner.
+    asked = replace(first.known, asked=torch.tensor([True, True]))
+    within = sum(c * product for c, (_, product) in zip((1.0, -2.0, 0.5), pairs, strict=True))
+    again = solve(within, known=asked, iterations=9)
+    assert len(products) == 1
+    torch.testing.assert_close(again.v @ matrix.T, within)
+    assert again.known.asked.all()
+    beside = b - sum(p * (b * p).sum(1, keepdim=True) for _, p in pairs)
+    new = solve(beside, known=asked, iterations=1)
+    torch.testing.assert_close(new.v, solve(beside, iterations=1).v)
+    torch.testing.assert_close(
+        solve(b, known=first.known, iterations=2).v, solve(b, iterations=2).v
+    )
+    # Row 1's system has changed: it is solved as without pairs, but for its first direction.
+    both = solve(b, by=(matrix, other), known=asked, iterations=4)
+    start = products[0][1]
+    for i, m in enumerate((matrix, other)):
+        mine = Known([(z[i : i + 1], p[i : i + 1]) for z, p in pairs], asked.asked[i : i + 1])
+        alone = solve(b[i : i + 1], by=(m,), known=mine, iterations=4)
+        torch.testing.assert_close(both.v[i], alone.v[0])
+    span = [start]
+    for _ in range(4):
+        basis = torch.stack(span, 1)
+        least = basis @ torch.linalg.lstsq(other @ basis, b[1]).solution
+        span.append(b[1] - other @ least)
+    torch.testing.assert_close(both.v[1], least)
+    left = solve(b, by=(matrix, other), known=asked, iterations=1)
+    assert (b[1] - other @ left.v[1]).norm() > b[1].norm() / 2
+    assert (b[0] - matrix @ left.v[0]).norm() < b[0].norm() / 2
+    # Half is the limit: c / (1 + c^2)^(1/2) of e_1 is left by e_1 + c e_2.
+    unit = torch.eye(2, dtype=torch.float64)
+    for c, held in ((0.5, True), (0.65, False)):
+        known = Known([(unit[:1] + c * unit[1:], unit[:1])], torch.tensor([True]))
+        solve(unit[:1], by=(unit,), known=known, iterations=2)
+        left = unit[0] - products[0][0] / (1 + c**2)
+        told = left + c * left[0] * unit[1] if held else left
+        torch.testing.assert_close(products[1][0], told)
+    # Of each row the nearer in direction is asked next.
+    told = beside + sum(z * (b * p).sum(1, keepdim=True) for z, p in pairs)
+    nearer = torch.cosine_similarity(told, both.v) > torch.cosine_similarity(b, both.v)
+    assert both.known.asked.tolist() == nearer.tolist()
+    opposite = [(-z, p) for z, p in pairs]
+    misled = solve(b, known=replace(asked, pairs=opposite), iterations=size)
+    assert not misled.known.asked.any()
 
 
 def stub(scale, ends):
