@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genprior.priors.base import check_counts
-from genprior.priors.gan.style import SLOPE, StyleGenerator
+from genprior.priors.gan.style import SLOPE, StyleGenerator, map_latents
 from genprior.priors.training import check_options, pick
 
 ImageShape = tuple[int, int, int]
@@ -56,6 +56,9 @@ def dcgan(
     latent_size: int,
     *,
     widths: Sequence[int] = (128, 64),
+    mapping: int = 0,
+    styles: int = 64,
+    hidden: int = 0,
     batch_norm: bool = True,
     spectral: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
@@ -65,18 +68,28 @@ def dcgan(
         image_shape: (C, H, W), sides multiples of 2 to the number of widths.
         latent_size: Numbers of z.
         widths: Channels of each level, coarse to fine.
+        mapping: Layers from z to w, which the first level takes in the place of z; 0 for none.
+        styles: Numbers of w, where there is a mapping.
+        hidden: Width of a fully connected layer before the critic's score, by which it judges
+            the image as a whole; 0 for none: the score is then a sum over places.
         batch_norm: In both networks but at their ends; it couples the rows of a batch.
         spectral: Normalise the critic's layers by their largest singular value, and not by
             batch, which would undo the bound.
 
     Source: Radford, Metz, Chintala 2016, arXiv:1511.06434; Miyato et al. 2018, arXiv:1802.05957
-        (spectral). Differs: levels as the image asks, so
-        that 28x28 begins at 7x7; pixels in (0, 1) by a sigmoid, as tanh of half its argument.
+        (spectral); Karras et al. 2019, arXiv:1812.04948 (mapping). Differs: levels as the image
+        asks, so that 28x28 begins at 7x7; pixels in (0, 1) by a sigmoid, as tanh of half its
+        argument.
     """
+    check_counts("mapping", mapping, least=0)
+    check_counts("styles", styles)
+    check_counts("hidden", hidden, least=0)
     channels, coarse = image_shape[0], _coarsest(image_shape, widths)
     norm = nn.BatchNorm2d if batch_norm else nn.Identity
-    generator: list[nn.Module] = [
-        nn.Linear(latent_size, widths[0] * math.prod(coarse)),
+    places = widths[0] * math.prod(coarse)
+    generator: list[nn.Module] = [map_latents(latent_size, styles, mapping)] if mapping else []
+    generator += [
+        nn.Linear(styles if mapping else latent_size, places),
         nn.Unflatten(1, (widths[0], *coarse)),
         norm(widths[0]),
         nn.ReLU(),
@@ -88,7 +101,10 @@ def dcgan(
     critic: list[nn.Module] = [nn.Conv2d(channels, widths[-1], 4, 2, 1), nn.LeakyReLU(SLOPE)]
     for a, b in pairwise(reversed(widths)):
         critic += [nn.Conv2d(a, b, 4, 2, 1), norm(b), nn.LeakyReLU(SLOPE)]
-    critic += [nn.Flatten(), nn.Linear(widths[0] * math.prod(coarse), 1), nn.Flatten(0)]
+    critic.append(nn.Flatten())
+    if hidden:
+        critic += [nn.Linear(places, hidden), nn.LeakyReLU(SLOPE)]
+    critic += [nn.Linear(hidden or places, 1), nn.Flatten(0)]
     return nn.Sequential(*generator), _normalised(nn.Sequential(*critic), spectral)
 
 

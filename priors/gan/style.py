@@ -109,7 +109,7 @@ class StyleGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_size, self.mixing, self.depth = latent_size, mixing, len(widths)
-        self.mapping: nn.Sequential = _mapping(latent_size, styles, mapping)
+        self.mapping: nn.Sequential = map_latents(latent_size, styles, mapping)
         self.constant = nn.Parameter(torch.randn(widths[0], *coarse))
         self.levels, self.to_pixels = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
@@ -180,8 +180,8 @@ class StyleGenerator(nn.Module):
         return mean, vectors * values.clamp(min=0).sqrt()
 
 
-def _mapping(latent_size: int, styles: int, layers: int) -> nn.Sequential:
-    """Build the mapping; its last layer is linear, so that w is closer to normal."""
+def map_latents(latent_size: int, styles: int, layers: int) -> nn.Sequential:
+    """Build the mapping (B, k) -> (B, styles); linear at its end: w is closer to normal."""
     stack: list[nn.Module] = []
     for layer in range(layers):
         linear = nn.Linear(styles if layer else latent_size, styles)

@@ -61,6 +61,7 @@ LEGAL_INSIDE = {
     "clip": {""},
     "warm_up": {"0", "1000000000"},
     "betas": {""},  # none of its own
+    **{f"kind: dcgan, {key}": {"0"} for key in ("mapping", "hidden")},  # none
 }
 """The same inside mappings."""
 
@@ -240,7 +241,7 @@ def test_sweep(place, capsys):
             tried += 1
             short += fault(words, hyphened(option), place, capsys)
     for (name, option, before, key), value in itertools.product(nested(), TRIED[1:]):
-        if value not in LEGAL_INSIDE.get(key, set()):
+        if value not in LEGAL_INSIDE.get(before + key, LEGAL_INSIDE.get(key, set())):
             tried += 1
             inside = f"{{{before}{key}: {value}}}"
             short += fault(line(name, option, False, inside), f"--{option}", place, capsys)

@@ -18,6 +18,7 @@ OPTIONS = TrainingOptions(**{**GAN.training_defaults, **QUIET})
 NETWORKS = {
     "perceptron": {"kind": "perceptron", "hidden": [16]},
     "dcgan": {"kind": "dcgan", "widths": [8, 4]},
+    "mapped": {"kind": "dcgan", "widths": [8, 4], "mapping": 2, "styles": 6, "hidden": 16},
     "residual": {"kind": "residual", "widths": [16, 8], "group": 8},
     "style": {"kind": "style", "widths": [16, 8], "mapping": 2, "styles": 6, "group": 8},
 }
@@ -33,6 +34,34 @@ def smooth(inputs=4):
 
 def draw(shape, seed):
     return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_a_critic_with_a_hidden_layer_judges_the_whole(hidden):
+    """Catches a layer that is left out: without it what two far places say is added up."""
+    network = {"kind": "dcgan", "widths": [8, 4], "batch_norm": False, "hidden": hidden}
+    critic = GAN((1, 16, 16), 5, network=network).critic().double()
+    here, there = torch.zeros(2, 1, 1, 16, 16, dtype=torch.float64)
+    here[..., :4, :4], there[..., 12:, 12:] = 3.0, -2.0
+    with torch.no_grad():
+        none, one, other, both = (critic(x)[0] for x in (0 * here, here, there, here + there))
+    apart = float((both - one - other + none).abs())
+    assert apart < 1e-12 if hidden == 0 else apart > 1e-4
+
+
+def test_a_mapping_stands_before_the_first_level():
+    """Catches a mapping beside the way from z to the image, and one of other sizes."""
+    mapping, first, *_ = GAN((1, 8, 8), 5, network=NETWORKS["mapped"]).generator
+    assert [(m.in_features, m.out_features) for m in mapping if isinstance(m, nn.Linear)] == [
+        (5, 6), (6, 6)
+    ]  # fmt: skip
+    assert first.in_features == 6
+
+
+@pytest.mark.parametrize(("option", "least"), [("mapping", 0), ("styles", 1), ("hidden", 0)])
+def test_sizes_out_of_range_are_refused(option, least):
+    with pytest.raises(ValueError, match=f"{option} must be whole numbers of at least {least}"):
+        GAN((1, 8, 8), 5, network={"kind": "dcgan", "widths": [8, 4], option: least - 1})
 
 
 @pytest.mark.parametrize("name", NETWORKS)
