@@ -15,7 +15,7 @@ from genprior.priors.diffusion.tiles import PIXELS_WITH_GRADIENT
 DECODING = 30
 """Bytes for each pixel of a colour photo while it is decoded and turned into floats."""
 
-ROW_TENSORS = 60
+ROW_TENSORS = 72
 """Images that a solver holds for each row in flight: MMPS's directions, transforms, the walk."""
 
 WHOLE_TENSORS = 40
