@@ -25,8 +25,8 @@ from torch import Tensor
 import genprior
 from genprior.data import images
 from genprior.figures.inverse import SOLVERS, compare, draw, pose
-from genprior.operators import CompressedSensing
-from genprior.priors import VAE, LatentPrior
+from genprior.operators import CompressedSensing, Problem
+from genprior.priors import GAN, VAE, LatentPrior
 from genprior.solvers import LatentMAP
 from genprior.solvers.base import Counted
 from genprior.solvers.latent.adaptation import adapt
@@ -128,7 +128,8 @@ def invert(prior: LatentPrior, x: Tensor) -> list[dict[str, float]]:
     """Return a generator's errors by number of measurements, all from the same latents.
 
     The generator's image, that image moved towards y as far as `decoder_std` lets it, which is
-    what LatentMAP returns, and the image of the generator trained on y. Residuals are root mean
+    what LatentMAP returns, and the image of the generator trained on y; then what LatentMAP
+    returns where it searches w and not z, if the generator has a mapping. Residuals are root mean
     squares of y - A x in standard deviations of the noise.
     """
     if prior.decoder_std is None:
@@ -149,6 +150,7 @@ def invert(prior: LatentPrior, x: Tensor) -> list[dict[str, float]]:
                 "generator": _error(prior.decode(z), x),
                 "LatentMAP": _error(found.mean, x),
                 "adapted": _error(adapted, x),
+                **searched_in_w(prior, problem, x),
                 "residual": float(residual[0].mean()),
                 "residual adapted": float(residual[1].mean()),
                 "at the noise": float(met.sum()),
@@ -161,6 +163,18 @@ def invert(prior: LatentPrior, x: Tensor) -> list[dict[str, float]]:
     return rows
 
 
+def searched_in_w(prior: LatentPrior, problem: Problem, x: Tensor) -> dict[str, float]:
+    """Return the error of LatentMAP in w and how many digits it converged on, or nothing."""
+    try:
+        space = prior.space("w") if isinstance(prior, GAN) else None
+    except ValueError:  # it has no mapping
+        space = None
+    if space is None:
+        return {}
+    found = INVERSION(problem, space, generator=torch.Generator().manual_seed(0))
+    return {"in w": _error(found.mean, x), "converged in w": float(found.converged.sum())}
+
+
 def draw_inversion(rows: list[dict[str, float]]) -> Figure:
     """Plot a generator's errors against the number of measurements."""
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -168,10 +182,13 @@ def draw_inversion(rows: list[dict[str, float]]) -> Figure:
     styles = {
         "generator": ("DCGAN", "C0o-"),
         "LatentMAP": ("DCGAN and its spread", "C2^-"),
+        "in w": ("DCGAN and its spread, searched in w", "C4v-"),
         "adapted": ("DCGAN trained on y", "C3D-"),
         "published DCGAN": ("DCGAN, public reproduction", "C7s--"),
     }
     for key, (label, style) in styles.items():
+        if key not in rows[0]:
+            continue
         axes.plot([r["m"] for r in rows], [r[key] for r in rows], style, label=label)
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel="measurements of 784 pixels", ylabel="squared error per pixel")

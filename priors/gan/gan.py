@@ -16,7 +16,7 @@ from genprior.priors.base import LatentPrior, check_counts
 from genprior.priors.gan.inversion import CANDIDATES, spread_about
 from genprior.priors.gan.losses import AdversarialOptions
 from genprior.priors.gan.networks import pair
-from genprior.priors.gan.style import StyleGenerator
+from genprior.priors.gan.style import MappedGenerator, StyleGenerator, moments
 from genprior.priors.gan.training import AdversarialTraining
 from genprior.priors.gan.watch import Classifier
 from genprior.priors.training import Objective, Trainable
@@ -172,17 +172,18 @@ class GAN(Trainable, LatentPrior):
             z = self._normal(n, generator)
             if truncation == 1 or not isinstance(self.generator, StyleGenerator):
                 return self.decode(truncation * z)
-            mean, _ = self.generator.moments()
+            mean, _ = moments(self.generator, self.latent_shape[0])
             w = mean + truncation * (self.generator.style(z) - mean)
-            return self.generator.synthesis(self.generator.everywhere(w))
+            return self.generator.in_style(w)
 
     def space(self, name: str) -> LatentPrior:
         """Return this prior with another latent, as solvers take it.
 
         Args:
-            name: 'z', which is itself, or 'w': the whitened styles of network kind style.
+            name: 'z', which is itself, or 'w': the whitened styles of network kind style, or of
+                dcgan with a mapping.
         Raises:
-            ValueError: There is no such space, or the network has no styles.
+            ValueError: There is no such space, or the network has no mapping.
         """
         if name not in ("z", "w"):
             raise ValueError(f"a GAN has the spaces 'z' and 'w', not {name!r}")
@@ -246,9 +247,9 @@ class StyleSpace(LatentPrior):
     searches are easier than in z, as w need not lie on a sphere.
 
     Args:
-        gan: Of network kind style, as it is now: it is copied.
+        gan: As it is now: it is copied.
     Raises:
-        ValueError: Its network has no styles.
+        ValueError: Its network has no mapping.
     """
 
     mean: Tensor
@@ -256,12 +257,22 @@ class StyleSpace(LatentPrior):
 
     def __init__(self, gan: GAN) -> None:
         super().__init__()
+        if not isinstance(gan.generator, StyleGenerator | MappedGenerator):
+            kind = gan.network["kind"]
+            raise ValueError(
+                f"space w needs a GAN whose network has a mapping: kind style, or dcgan with one, "
+                f"not {kind}"
+            )
         self.gan: GAN = copy.deepcopy(gan).watch_modes(None)
         self.image_shape: Shape = gan.image_shape
-        mean, factor = gan.styled("space w").moments()
+        mean, factor = moments(self._generator, gan.latent_shape[0])
         self.latent_shape: tuple[int, ...] = tuple(mean.shape)
         self.register_buffer("mean", mean)
         self.register_buffer("factor", factor)
+
+    @property
+    def _generator(self) -> StyleGenerator | MappedGenerator:
+        return cast("StyleGenerator | MappedGenerator", self.gan.generator)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -273,6 +284,5 @@ class StyleSpace(LatentPrior):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return G(mean + L v), (B, C, H, W), for v (B, styles)."""
-        generator = self.gan.styled("space w")
         w = self.mean + z.to(self.mean.dtype) @ self.factor.T
-        return generator.synthesis(generator.everywhere(w)).to(z.dtype)
+        return self._generator.in_style(w).to(z.dtype)

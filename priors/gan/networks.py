@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genprior.priors.base import check_counts
-from genprior.priors.gan.style import SLOPE, StyleGenerator, map_latents
+from genprior.priors.gan.style import SLOPE, MappedGenerator, StyleGenerator, map_latents
 from genprior.priors.training import check_options, pick
 
 ImageShape = tuple[int, int, int]
@@ -87,8 +87,7 @@ def dcgan(
     channels, coarse = image_shape[0], _coarsest(image_shape, widths)
     norm = nn.BatchNorm2d if batch_norm else nn.Identity
     places = widths[0] * math.prod(coarse)
-    generator: list[nn.Module] = [map_latents(latent_size, styles, mapping)] if mapping else []
-    generator += [
+    generator: list[nn.Module] = [
         nn.Linear(styles if mapping else latent_size, places),
         nn.Unflatten(1, (widths[0], *coarse)),
         norm(widths[0]),
@@ -105,7 +104,10 @@ def dcgan(
     if hidden:
         critic += [nn.Linear(places, hidden), nn.LeakyReLU(SLOPE)]
     critic += [nn.Linear(hidden or places, 1), nn.Flatten(0)]
-    return nn.Sequential(*generator), _normalised(nn.Sequential(*critic), spectral)
+    made = nn.Sequential(*generator)
+    if mapping:
+        made = MappedGenerator(map_latents(latent_size, styles, mapping), *generator)
+    return made, _normalised(nn.Sequential(*critic), spectral)
 
 
 class Residual(nn.Module):

@@ -122,7 +122,7 @@ class StyleGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map z (B, k) to images (B, C, H, W), with the constant noise."""
-        return self.synthesis(self.everywhere(self.style(z)))
+        return self.in_style(self.style(z))
 
     def style(self, z: Tensor) -> Tensor:
         """Return w, (B, styles): z is brought to length sqrt(k) first."""
@@ -131,6 +131,10 @@ class StyleGenerator(nn.Module):
     def everywhere(self, w: Tensor) -> Tensor:
         """Give each level the style w, (B, levels, styles)."""
         return w[:, None].expand(-1, self.depth, -1)
+
+    def in_style(self, w: Tensor) -> Tensor:
+        """Map styles (B, styles), one for all levels, to images, with the constant noise."""
+        return self.synthesis(self.everywhere(w))
 
     def synthesis(self, w: Tensor, generator: Generators = None, *, noisy: bool = False) -> Tensor:
         """Map a style for each level, (B, levels, styles), to images.
@@ -168,16 +172,41 @@ class StyleGenerator(nn.Module):
         )
         return self.synthesis(w, generator, noisy=True)
 
-    @torch.no_grad()
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return w's mean (styles,) and a root L of its covariance L L^T, over 10,000 draws."""
-        like = next(self.mapping.parameters())
-        shape = (DRAWS, self.latent_size)
-        generator = torch.Generator().manual_seed(0)
-        w = self.style(normal(shape, generator, dtype=like.dtype, device=like.device))
-        mean = w.mean(0)
-        values, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / len(w))
-        return mean, vectors * values.clamp(min=0).sqrt()
+
+class MappedGenerator(nn.Sequential):
+    """A mapping z -> w, and layers that make an image of w, all of it in one style.
+
+    Args:
+        mapping: (B, k) -> (B, styles).
+        layers: (B, styles) -> (B, C, H, W), one after the other.
+    """
+
+    def __init__(self, mapping: nn.Module, *layers: nn.Module) -> None:
+        super().__init__(mapping, *layers)
+
+    def style(self, z: Tensor) -> Tensor:
+        """Return w, (B, styles)."""
+        return self[0](z)
+
+    def in_style(self, w: Tensor) -> Tensor:
+        """Map styles (B, styles) to images."""
+        for layer in list(self)[1:]:
+            w = layer(w)
+        return w
+
+
+@torch.no_grad()
+def moments(
+    generator: StyleGenerator | MappedGenerator, latent_size: int
+) -> tuple[Tensor, Tensor]:
+    """Return w's mean (styles,) and a root L of its covariance L L^T, over 10,000 draws."""
+    like = next(generator.parameters())
+    shape = (DRAWS, latent_size)
+    drawn = torch.Generator().manual_seed(0)
+    w = generator.style(normal(shape, drawn, dtype=like.dtype, device=like.device))
+    mean = w.mean(0)
+    values, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / len(w))
+    return mean, vectors * values.clamp(min=0).sqrt()
 
 
 def map_latents(latent_size: int, styles: int, layers: int) -> nn.Sequential:

@@ -105,10 +105,14 @@ def test_truncation_draws_styles_towards_their_mean():
     assert float((half - whole).abs().mean()) > 0.01
 
 
-def test_the_space_of_styles_is_white():
+MAPPED = {"kind": "dcgan", "widths": [8, 4], "mapping": 2, "styles": 6, "hidden": 4}
+
+
+@pytest.mark.parametrize("network", [NETWORK, MAPPED], ids=["style", "dcgan"])
+def test_the_space_of_styles_is_white(network):
     """Catches a covariance for its root, a root the wrong way round, a latent of z, and a view
     that moves the GAN or forgets its spread."""
-    prior = gan()
+    prior = gan() if network is NETWORK else GAN((1, 8, 8), 5, network=network).double().eval()
     prior._decoder_std = 0.07
     space = prior.space("w")
     assert prior.space("z") is prior
@@ -128,7 +132,7 @@ def test_what_needs_styles_says_so():
     plain = GAN((1, 8, 8), 5, network={"kind": "perceptron", "hidden": [16]})
     z = torch.zeros(1, 5)
     assert plain.space("z") is plain
-    with pytest.raises(ValueError, match="space w needs a GAN of network kind style, not percep"):
+    with pytest.raises(ValueError, match="space w needs a GAN whose network has a map"):
         plain.space("w")
     with pytest.raises(ValueError, match="mix needs a GAN of network kind style"):
         plain.mix(z, z, 1)
