@@ -165,13 +165,9 @@ def invert(prior: LatentPrior, x: Tensor) -> list[dict[str, float]]:
 
 def searched_in_w(prior: LatentPrior, problem: Problem, x: Tensor) -> dict[str, float]:
     """Return the error of LatentMAP in w and how many digits it converged on, or nothing."""
-    try:
-        space = prior.space("w") if isinstance(prior, GAN) else None
-    except ValueError:  # it has no mapping
-        space = None
-    if space is None:
+    if not (isinstance(prior, GAN) and prior.network.get("mapping")):
         return {}
-    found = INVERSION(problem, space, generator=torch.Generator().manual_seed(0))
+    found = INVERSION(problem, prior.space("w"), generator=torch.Generator().manual_seed(0))
     return {"in w": _error(found.mean, x), "converged in w": float(found.converged.sum())}
 
 

@@ -23,6 +23,7 @@ import genprior
 from genprior import metrics
 from genprior.data import images
 from genprior.operators import GaussianNoise, Identity, Inpainting, Problem, masks
+from genprior.priors import GAN
 from genprior.solvers import AnnealedImportance, LatentMAP, LatentSampler, Solver
 
 SOLVERS: dict[str, tuple[Solver, int]] = {
@@ -88,9 +89,11 @@ def main() -> None:
     represented = float((best - x).square().mean().sqrt())
     rows: list[dict[str, Any]] = []
     for name in SOLVERS:
-        if name.endswith("in w") and not prior.network.get("mapping"):
-            continue
-        searched = prior.space("w") if name.endswith("in w") else prior
+        searched = prior
+        if name.endswith("in w"):
+            if not (isinstance(prior, GAN) and prior.network.get("mapping")):
+                continue
+            searched = prior.space("w")
         row = scored(name, problem, searched, x, hidden)
         row |= {"prior": given.prior, "represented": represented}
         rows.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
