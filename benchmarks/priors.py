@@ -21,6 +21,8 @@ import csv
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,11 @@ def _show(axis: Any, x: Tensor, title: str, spread: float | None = None) -> None
     axis.set_title(title, fontsize=6, pad=2)
 
 
+def place(row: Row) -> tuple[int, int]:
+    """Where a line stands in the table."""
+    return list(PRIORS).index(str(row["prior"])), list(TASKS).index(str(row["task"]))
+
+
 def write(path: Path, rows: list[Row]) -> None:
     """Write all lines anew, so that a run which is killed leaves the old file or the new."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -208,7 +215,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--digit", type=int, default=0, help="which of them the picture shows")
     parser.add_argument("--samples", type=int, default=19, help="90 %% is a whole number of ranks")
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS))
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
     given = parser.parse_args()
+    if given.workers < 1:
+        parser.error("--workers from 1")
     if given.images < 2 or not 0 <= given.digit < given.images or given.samples < SHOWN:
         parser.error(f"--images from 2, --digit one of them, --samples from {SHOWN}")
     return given
@@ -228,13 +238,17 @@ def main() -> None:
     x = test.batch([i * len(test) // given.images for i in range(given.images)])
     network = load_features("lenet", given.features)
     done = {(row["prior"], row["task"]) for row in rows}
-    for name, task in [(n, t) for n in names for t in TASKS if (n, t) not in done]:
-        row, shown = measure(name, task, x, network, given.samples)
-        print({k: v for k, v in row.items() if not k.endswith(", se")}, flush=True)
-        rows.append(row)
-        kept |= shown
-        save_file(kept, pictures)
-        write(table, sorted(rows, key=lambda row: list(PRIORS).index(row["prior"])))
+    left = [(n, t) for n in names for t in TASKS if (n, t) not in done]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(given.workers, context, torch.set_num_threads, (1,)) as pool:
+        work = [pool.submit(measure, *each, x, network, given.samples) for each in left]
+        for found in as_completed(work):
+            row, shown = found.result()
+            print({k: v for k, v in row.items() if not k.endswith(", se")}, flush=True)
+            rows.append(row)
+            kept |= shown
+            save_file(kept, pictures)
+            write(table, sorted(rows, key=place))
     drawn = [name for name in PRIORS if any(row["prior"] == name for row in rows)]
     if drawn:
         draw(kept, x, drawn, digit=given.digit, path=given.out / "priors.png")
