@@ -59,6 +59,7 @@ nitpick_ignore = [
         "priors.gaussian.mixture.MixturePosterior",
         "priors.gaussian.mixture.WeightedPosterior",
         "priors.gaussian.texture.torus.TorusNormal",
+        "solvers.walk.krylov.Known",
     )
 ]
 
