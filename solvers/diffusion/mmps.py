@@ -67,7 +67,10 @@ class MMPS(GuidedSolver):
 
     Attributes:
         iterations: Most vector-Jacobian products for each step. One step's precondition the next
-            step's system, in rows where they would have served the last, so that few do.
+            step's system, in rows where they would have served the last. Five are still few for a
+            smooth prior and very little noise: the mean is off by a tenth of a posterior standard
+            deviation at .005 of [0, 1] and by up to a fifth at .0005, which no residual and not
+            `converged` shows; with 20 it is within a twentieth.
         tolerance: Relative residual at which the system counts as solved.
         steer: How many times the correction is exaggerated high up; 1 is MMPS.
         approach: Share of the steps that lie above 6 s, for `steer` above 1.
