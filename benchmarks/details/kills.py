@@ -52,7 +52,12 @@ def diffusion() -> Trainable:
 
 def gan() -> Trainable:
     loss = {"r1": 0.1, "lazy": 2, "critic_steps": 2}
-    return GAN((1, 6, 6), 3, network={"kind": "dcgan", "widths": [8]}, loss=loss)
+    return GAN(
+        (1, 6, 6),
+        3,
+        network={"kind": "dcgan", "widths": [8], "mapping": 2, "styles": 4, "hidden": 8},
+        loss=loss,
+    )
 
 
 FAMILIES: dict[str, Callable[[], Trainable]] = {"diffusion": diffusion, "gan": gan}
